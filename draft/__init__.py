@@ -1,0 +1,1 @@
+"""Draft models: they propose runs of tokens and never decide any."""

@@ -1,0 +1,1 @@
+"""The engine: tokens, runs, passes and costs; it knows no device."""

@@ -1,0 +1,1 @@
+"""Importing models into the converted format."""

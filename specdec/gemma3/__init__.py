@@ -1,0 +1,1 @@
+"""Gemma 3: its shape, and the numpy model that all devices are checked against."""

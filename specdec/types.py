@@ -1,0 +1,167 @@
+"""The values and protocols of one speculative step; it knows no device, no model and no clock.
+
+    tokens -> Drafter -> DraftRun -> Segment -> Verifier (a pass) -> target ids -> accept -> tokens
+
+Words: a *position* is an index into a sequence's tokens (prompt first, from 0), a *length* a count.
+A *slot* names the KV cache rows of one running sequence. K is the draft length, V the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen; temperature 0 is greedy and ignores the other filters.
+
+    top_k 0, top_p 1 and min_p 0 switch the respective filter off. `seed` is a 64-bit integer.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DraftRun:
+    """K draft tokens for positions `position` .. `position` + K - 1; K = 0 is legal.
+
+    `confidences` holds one number per token: the margin between the two best perturbed logits
+    of the draft (greater is surer), or 0.0 where a drafter has none.
+    """
+
+    position: int
+    token_ids: tuple[int, ...] = ()
+    confidences: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """What one sequence feeds into a pass: its last confirmed token, then its draft run.
+
+    `position` is that of the first fed token and equals the slot's cached length.
+    """
+
+    slot: int
+    position: int
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """The prefix of a run the target agrees with, and the token it adds itself."""
+
+    accepted: tuple[int, ...]
+    next_token: int
+    is_bonus: bool  # every draft token was accepted; False: next_token replaces a rejected one
+
+    @property
+    def emitted(self) -> tuple[int, ...]:
+        """Accepted tokens and the target's own, 1 .. K + 1 of them."""
+        return (*self.accepted, self.next_token)
+
+
+class Verifier(Protocol):
+    """The target model: feeds segments and returns its own token after every fed token."""
+
+    @property
+    def device(self) -> str:
+        """Name of the device that computes, e.g. `reference` or a Vulkan device's name."""
+
+    @property
+    def numerics_id(self) -> str:
+        """Names everything that fixes the order of float operations on this device."""
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens a slot can hold."""
+
+    @property
+    def max_pass_tokens(self) -> int:
+        """Most tokens that one pass can take, all segments together."""
+
+    def open(self, slot: int, sampling: SamplingParams) -> None:
+        """Start an empty sequence in `slot`."""
+
+    def prefill(self, segment: Segment) -> None:
+        """Feed prompt tokens without choosing; any number of them."""
+
+    def verify(self, segments: Sequence[Segment]) -> list[tuple[int, ...]]:
+        """Feed every segment in one pass; for each, the target's token after each fed token."""
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget everything the slot holds beyond its first `length` tokens."""
+
+    def close(self, slot: int) -> None:
+        """Free the slot."""
+
+    def release(self) -> None:
+        """Give back the device and all memory; the verifier is unusable afterwards."""
+
+
+class Drafter(Protocol):
+    """Proposes draft runs. Missing, slow or wrong it costs speed, never output."""
+
+    @property
+    def device(self) -> str:
+        """Name of what drafts, e.g. `reference` or `ngram`."""
+
+    def open(self, slot: int, prompt_ids: Sequence[int], sampling: SamplingParams) -> None:
+        """Start drafting for a sequence whose confirmed tokens are `prompt_ids`."""
+
+    def confirm(self, slot: int, token_ids: Sequence[int]) -> None:
+        """Append tokens the target has emitted; whatever was drafted beyond them is dropped."""
+
+    def take(self, slot: int, position: int, max_length: int, timeout_s: float) -> DraftRun:
+        """The run for `position` (the confirmed length), at most `max_length` tokens long."""
+
+    def close(self, slot: int) -> None:
+        """Forget the sequence."""
+
+    def release(self) -> None:
+        """Give back all resources; the drafter is unusable afterwards."""
+
+
+class LanguageModel(Protocol):
+    """A model with a KV cache per slot, as drafters use it."""
+
+    @property
+    def vocab_size(self) -> int:
+        """V: number of logits per token."""
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens a slot can hold."""
+
+    def length(self, slot: int) -> int:
+        """Number of tokens the slot holds; 0 for a slot never fed."""
+
+    def feed(self, slot: int, token_ids: Sequence[int], num_logits: int) -> FloatArray:
+        """Append tokens; float32 logits (num_logits, V) after each of the last `num_logits`."""
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget everything the slot holds beyond its first `length` tokens."""
+
+
+class Controller(Protocol):
+    """Decides how many tokens to draft; later also how many to check."""
+
+    @property
+    def mode(self) -> str:
+        """`auto`, `fixed` or `off`, as shown in results."""
+
+    def draft_length(self, slot: int, position: int) -> int:
+        """How many tokens to draft from `position` on; 0 is plain decoding."""
+
+    def observe(self, slot: int, run: DraftRun, acceptance: Acceptance) -> None:
+        """Learn from one verified run."""

@@ -1,0 +1,1 @@
+"""Target models: they check whole runs in one pass and decide every token."""
