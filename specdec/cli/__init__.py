@@ -1,1 +1,42 @@
-"""Command line: a file per command."""
+"""Command line: parsing and printing only, a file per command.
+
+Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted. Results go to stdout, all else to
+stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+from specdec.cli import convert, generate
+from specdec.errors import SpecdecError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="specdec", description=metadata.metadata("specdec")["Summary"]
+    )
+    parser.add_argument("--version", action="version", version=metadata.version("specdec"))
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in (generate, convert):
+        command.add_parser(commands)
+    args = parser.parse_args(argv)
+    logging.basicConfig(format="specdec: %(message)s", level=logging.INFO, stream=sys.stderr)
+    try:
+        return int(args.run(args))
+    except SpecdecError as error:
+        print(f"specdec: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("specdec: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # the reader of stdout went away; keep the interpreter's own flush from complaining
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1

@@ -1,0 +1,162 @@
+"""`specdec generate`: text from one prompt, or a JSON line per prompt of a file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from specdec.chat import ChatMessage
+from specdec.config import Config, read_config, with_overrides, with_value
+from specdec.engine import Engine
+from specdec.errors import SpecdecError, UsageError
+from specdec.generation import Event, Generation
+from specdec.load import load
+from specdec.prompts import Prompt, read_prompts
+from specdec.report import summary
+from specdec.stats import SpecStats
+from specdec.tokenizer import decode_utf8
+
+# option -> the config key it sets
+_OPTIONS = {
+    "max_new_tokens": "run.max_new_tokens",
+    "target": "target.model",
+    "device": "target.device",
+    "draft": "draft.model",
+    "draft_device": "draft.device",
+    "mode": "speculation.mode",
+    "draft_length": "speculation.draft_length",
+    "temperature": "sampling.temperature",
+    "seed": "sampling.seed",
+}
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "generate", help="generate text speculatively", description=__doc__
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("prompt", nargs="?", help="the prompt; - reads it from standard input")
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="a JSON object per line")
+    parser.add_argument("--chat", action="store_true", help="wrap the prompt as a user's turn")
+    parser.add_argument("--json", action="store_true", help="print a JSON object per prompt")
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end before TEXT"
+    )
+    parser.add_argument(
+        "--stop-token-id", action="append", default=[], type=int, metavar="ID", help="end after ID"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings, TOML")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. sampling.top_k=40"
+    )
+    parser.add_argument("--max-new-tokens", type=int, metavar="N")
+    parser.add_argument("--target", metavar="MODEL", help="a converted model's directory")
+    parser.add_argument("--device", help="where the target runs: auto or reference")
+    parser.add_argument("--draft", metavar="MODEL", help="a converted model's directory")
+    parser.add_argument("--draft-device", metavar="NAME", help="auto, reference, ngram or off")
+    parser.add_argument("--mode", help="auto, fixed or off (plain decoding)")
+    parser.add_argument("--draft-length", type=int, metavar="K")
+    parser.add_argument("--temperature", type=float, metavar="T")
+    parser.add_argument("--seed", type=int)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Generate as asked; 1 if any prompt failed."""
+    config = _config(args)
+    prompts = _prompts(args)
+    if "" in args.stop:
+        raise UsageError("--stop is empty; give at least one character")
+    engine = load(
+        config, stop_strings=tuple(args.stop), stop_token_ids=frozenset(args.stop_token_id)
+    )
+    with engine, _cancelled_by_sigint(engine):
+        show = _show_json if args.json else _show_text
+        results = list(_results(engine, prompts, show))
+    failed = [result for result in results if result.finish_reason == "error"]
+    _report(results, failed)
+    if len(prompts) == 1 and failed:
+        raise SpecdecError(failed[0].error)
+    return 1 if failed else 0
+
+
+def _config(args: argparse.Namespace) -> Config:
+    """File first, then --set, then the options."""
+    config = read_config(args.config) if args.config else Config()
+    config = with_overrides(config, args.set)
+    for option, name in _OPTIONS.items():
+        value = getattr(args, option)
+        if value is not None:
+            config = with_value(config, name, value)
+    return config
+
+
+def _prompts(args: argparse.Namespace) -> list[Prompt]:
+    if (args.prompt is None) == (args.prompts is None):
+        raise UsageError("give either a prompt (- for standard input) or --prompts FILE")
+    if args.prompts:
+        if args.chat:
+            raise UsageError("--chat goes with one prompt; a prompts file uses `messages`")
+        return list(read_prompts(args.prompts))
+    text = args.prompt
+    if text == "-":
+        text = decode_utf8(sys.stdin.buffer.read(), "standard input")
+    if not text:
+        raise UsageError("the prompt is empty; give at least one character")
+    if args.chat:
+        return [Prompt(id="0", messages=(ChatMessage("user", text),))]
+    return [Prompt(id="0", text=text)]
+
+
+def _results(
+    engine: Engine, prompts: list[Prompt], show: Callable[[Event], None]
+) -> Iterator[Generation]:
+    for event in engine.generate(prompts):
+        show(event)
+        if event.result:
+            yield event.result
+
+
+def _show_text(event: Event) -> None:
+    """Stream text to stdout; a newline ends each prompt's."""
+    failed = event.result is not None and event.result.finish_reason == "error"
+    ending = "\n" if event.result and not failed else ""
+    print(event.text, end=ending, flush=True)
+
+
+def _show_json(event: Event) -> None:
+    if event.result:
+        print(json.dumps(event.result.to_json(), ensure_ascii=False), flush=True)
+
+
+def _report(results: list[Generation], failed: list[Generation]) -> None:
+    """Statistics and failures, to stderr."""
+    total = SpecStats()
+    for result in results:
+        total.add(result.stats)
+    if len(results) > len(failed):
+        print(summary(results[-1], total), file=sys.stderr)
+    if len(results) > 1:
+        for result in failed:
+            print(f"specdec: {result.error}", file=sys.stderr)
+
+
+@contextmanager
+def _cancelled_by_sigint(engine: Engine) -> Iterator[None]:
+    """The first Ctrl-C ends the run after the current pass, a second one at once."""
+
+    def cancel(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, previous)
+        engine.cancel()
+
+    previous = signal.signal(signal.SIGINT, cancel)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

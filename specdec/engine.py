@@ -1,0 +1,242 @@
+"""The loop: draft, verify, accept, emit. It knows the protocols of specdec.types, no device.
+
+The caches of target and draft never hold a token past the last accepted one when a round ends, and
+the last confirmed token is always the next to be fed. So full acceptance needs no special case.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+from specdec.accept import accept
+from specdec.chat import encode_chat
+from specdec.errors import PromptError
+from specdec.generation import Event, Generation
+from specdec.prompts import Prompt
+from specdec.sampling import request_seed
+from specdec.sequence import Limits, Sequence
+from specdec.stats import SpecStats
+from specdec.tokenizer import Detokenizer, Tokenizer
+from specdec.types import Controller, Drafter, DraftRun, SamplingParams, Segment, Verifier
+
+_DRAFT_TIMEOUT_S = 5.0  # a drafter that takes longer costs one plain pass, never the run
+_SLOT = 0  # one sequence at a time
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationDefaults:
+    """What a prompt that names nothing itself gets."""
+
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    max_new_tokens: int = 256
+    eos_ids: frozenset[int] = frozenset()
+    stop_strings: tuple[str, ...] = ()
+    stop_token_ids: frozenset[int] = frozenset()
+
+
+class Engine:
+    """Generates with one target and, if there is one, a drafter. Use as a context manager."""
+
+    def __init__(
+        self,
+        verifier: Verifier,
+        drafter: Drafter | None,
+        controller: Controller,
+        tokenizer: Tokenizer,
+        defaults: GenerationDefaults,
+    ) -> None:
+        self._verifier = verifier
+        self._drafter = drafter
+        self._controller = controller
+        self._tokenizer = tokenizer
+        self._defaults = defaults
+        self._cancelled = False
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @property
+    def target_device(self) -> str:
+        """Name of the device that verifies."""
+        return self._verifier.device
+
+    @property
+    def draft_device(self) -> str:
+        """Name of what drafts; `off` when nothing does."""
+        return self._drafter.device if self._drafter else "off"
+
+    def generate(
+        self, prompts: Iterable[Prompt | str], sampling: SamplingParams | None = None
+    ) -> Iterator[Event]:
+        """Run prompts in order, yielding text as it is confirmed and a result for each.
+
+        Args:
+            prompts: texts, or Prompts with their own limits; a bare text's id is its index.
+            sampling: what a prompt without settings of its own gets; default: the config's. Its
+                seed is the run's: a request's own follows from it and the request's id.
+
+        A prompt that cannot run (empty, longer than the context) ends with finish_reason `error`
+        and the others go on.
+        """
+        for index, item in enumerate(prompts):
+            prompt = Prompt(id=str(index), text=item) if isinstance(item, str) else item
+            params = self._sampling_of(prompt, sampling or self._defaults.sampling)
+            try:
+                prompt_ids = self._encode(prompt)
+            except PromptError as error:
+                yield self._failed(prompt, params, error)
+                continue
+            yield from self._run(prompt, prompt_ids, params)
+
+    def cancel(self) -> None:
+        """End the running generation after its current pass, and all that follow; signal-safe."""
+        self._cancelled = True
+
+    def close(self) -> None:
+        """Give back the devices; the engine is unusable afterwards."""
+        if self._drafter:
+            self._drafter.release()
+        self._verifier.release()
+
+    def _encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """Token ids of a prompt, checked against the context."""
+        if prompt.messages is not None:
+            prompt_ids = encode_chat(self._tokenizer, prompt.messages)
+        elif prompt.text:
+            prompt_ids = self._tokenizer.encode(prompt.text, add_bos=True)
+        else:
+            raise PromptError(f"prompt {prompt.id!r} is empty; give at least one character")
+        context_length = self._verifier.context_length
+        if len(prompt_ids) >= context_length:
+            raise PromptError(
+                f"prompt {prompt.id!r} has {len(prompt_ids)} tokens; the context holds "
+                f"{context_length}, one of them generated: shorten it or raise run.context_length"
+            )
+        return prompt_ids
+
+    def _sampling_of(self, prompt: Prompt, base: SamplingParams) -> SamplingParams:
+        """The prompt's sampling: its own settings over the defaults, and its own seed."""
+        seed = request_seed(base.seed, prompt.id) if prompt.seed is None else prompt.seed
+        own = {
+            name: value
+            for name in ("temperature", "top_k", "top_p", "min_p")
+            if (value := getattr(prompt, name)) is not None
+        }
+        return replace(base, seed=seed, **own)
+
+    def _limits_of(self, prompt: Prompt, prompt_length: int) -> Limits:
+        defaults = self._defaults
+        wanted = defaults.max_new_tokens if prompt.max_new_tokens is None else prompt.max_new_tokens
+        return Limits(
+            max_new_tokens=min(wanted, self._verifier.context_length - prompt_length),
+            eos_ids=defaults.eos_ids,
+            stop_token_ids=defaults.stop_token_ids,
+            stop_strings=defaults.stop_strings if prompt.stop is None else prompt.stop,
+        )
+
+    def _run(
+        self, prompt: Prompt, prompt_ids: tuple[int, ...], sampling: SamplingParams
+    ) -> Iterator[Event]:
+        """Generate for one prompt; the slot is freed however the caller stops."""
+        limits = self._limits_of(prompt, len(prompt_ids))
+        decoder = Detokenizer(self._tokenizer)
+        sequence = Sequence(prompt.id, _SLOT, prompt_ids, sampling, limits, decoder)
+        stats = SpecStats()
+        try:
+            self._open(sequence, stats)
+            while sequence.finish_reason is None:
+                if self._cancelled:
+                    sequence.finish("cancelled")
+                    emitted: tuple[int, ...] = ()
+                    num_accepted = 0
+                else:
+                    emitted, num_accepted = self._round(sequence, stats)
+                result = self._result(prompt, sequence, stats)
+                text = sequence.take_text()
+                yield Event(prompt.id, text, emitted, min(num_accepted, len(emitted)), result)
+        finally:
+            self._verifier.close(sequence.slot)
+            if self._drafter:
+                self._drafter.close(sequence.slot)
+
+    def _open(self, sequence: Sequence, stats: SpecStats) -> None:
+        """Prefill all of the prompt but its last token, which the first round feeds."""
+        start = time.perf_counter()
+        self._verifier.open(sequence.slot, sequence.sampling)
+        self._verifier.prefill(Segment(sequence.slot, 0, sequence.prompt_ids[:-1]))
+        if self._drafter:
+            self._drafter.open(sequence.slot, sequence.prompt_ids, sequence.sampling)
+        stats.prefill_s = time.perf_counter() - start
+
+    def _round(self, sequence: Sequence, stats: SpecStats) -> tuple[tuple[int, ...], int]:
+        """Draft, verify, accept: the tokens emitted, and how many of them were drafted."""
+        start = time.perf_counter()
+        slot, position = sequence.slot, sequence.length
+        run = self._draft(sequence)
+        fed = Segment(slot, position - 1, (sequence.last_token_id, *run.token_ids))
+        acceptance = accept(run, self._verifier.verify([fed])[0])
+        self._verifier.truncate(slot, position + len(acceptance.accepted))
+        emitted = sequence.extend(acceptance.emitted)
+        if self._drafter:
+            self._drafter.confirm(slot, emitted)
+        self._controller.observe(slot, run, acceptance)
+        stats.observe(run, acceptance)
+        stats.num_tokens += len(emitted)
+        stats.decode_s += time.perf_counter() - start
+        return emitted, len(acceptance.accepted)
+
+    def _draft(self, sequence: Sequence) -> DraftRun:
+        """The next run, no longer than could be emitted; K = 0 where drafting is off or failed."""
+        position = sequence.length
+        longest = min(
+            self._controller.draft_length(sequence.slot, position),
+            self._verifier.max_pass_tokens - 1,
+            sequence.num_remaining - 1,
+        )
+        if self._drafter is None or longest <= 0:
+            return DraftRun(position)
+        run = self._drafter.take(sequence.slot, position, longest, _DRAFT_TIMEOUT_S)
+        if run.position != position:  # drafted for an ending that did not come true
+            return DraftRun(position)
+        return run
+
+    def _result(self, prompt: Prompt, sequence: Sequence, stats: SpecStats) -> Generation | None:
+        """The finished generation, or None while it runs."""
+        if sequence.finish_reason is None:
+            return None
+        return Generation(
+            id=prompt.id,
+            prompt=prompt.shown_text,
+            text=sequence.text,
+            token_ids=tuple(sequence.emitted_ids),
+            finish_reason=sequence.finish_reason,
+            mode=self._controller.mode,
+            target_device=self.target_device,
+            draft_device=self.draft_device,
+            numerics_id=self._verifier.numerics_id,
+            seed=sequence.sampling.seed,
+            stats=stats,
+        )
+
+    def _failed(self, prompt: Prompt, sampling: SamplingParams, error: PromptError) -> Event:
+        """The result of a prompt that could not run."""
+        result = Generation(
+            id=prompt.id,
+            prompt=prompt.shown_text,
+            text="",
+            token_ids=(),
+            finish_reason="error",
+            mode=self._controller.mode,
+            target_device=self.target_device,
+            draft_device=self.draft_device,
+            numerics_id=self._verifier.numerics_id,
+            seed=sampling.seed,
+            stats=SpecStats(),
+            error=str(error),
+        )
+        return Event(prompt.id, "", (), 0, result)

@@ -1,0 +1,130 @@
+"""Builds an engine from a config: the only module that names both draft and target.
+
+They are imported inside the functions that need them: `specdec` exports `load`, and `draft` and
+`target` use leaf modules of `specdec`, so at module level the imports would run in a circle.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from specdec.assets import embedded_model_dir
+from specdec.checkpoint import Checkpoint, open_checkpoint
+from specdec.config import Config
+from specdec.controller import FixedLength
+from specdec.engine import Engine, GenerationDefaults
+from specdec.errors import UsageError
+from specdec.gemma3.reference import Gemma3Reference
+from specdec.tokenizer import Tokenizer
+from specdec.types import Controller, Drafter, Verifier
+
+_log = logging.getLogger("specdec")
+
+
+def load(
+    config: Config,
+    *,
+    stop_strings: tuple[str, ...] = (),
+    stop_token_ids: frozenset[int] = frozenset(),
+) -> Engine:
+    """Open models and devices as configured; close the engine (or use `with`) to free them.
+
+    Raises UsageError for settings that contradict each other, ModelError for an unusable model,
+    DeviceError for an unusable device.
+    """
+    speculation = config.speculation
+    if speculation.draft_length > speculation.max_draft_length:
+        raise UsageError(
+            f"speculation.draft_length is {speculation.draft_length}, above "
+            f"speculation.max_draft_length = {speculation.max_draft_length}"
+        )
+    checkpoint = open_checkpoint(_model_dir(config.target.model, "target"))
+    context_length = _context_length(config, checkpoint)
+    tokenizer = _tokenizer(checkpoint)
+    defaults = GenerationDefaults(
+        sampling=config.sampling,
+        max_new_tokens=config.run.max_new_tokens,
+        eos_ids=frozenset(checkpoint.info.eos_ids),
+        stop_strings=stop_strings,
+        stop_token_ids=stop_token_ids,
+    )
+    drafter = _drafter(config, checkpoint, context_length)
+    controller = _controller(config, drafter)
+    verifier = _verifier(config, checkpoint, context_length)
+    return Engine(verifier, drafter, controller, tokenizer, defaults)
+
+
+def _model_dir(name: str, role: str) -> Path:
+    """Directory of the model `name`; `embedded` is the shipped pair's."""
+    return embedded_model_dir(role) if name == "embedded" else Path(name)
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    info = checkpoint.info
+    path = checkpoint.directory / "tokenizer.model"
+    return Tokenizer.from_file(path, info.shape.vocab_size, info.bos_id)
+
+
+def _context_length(config: Config, checkpoint: Checkpoint) -> int:
+    """Tokens a slot holds: as configured, at most what the model was made for."""
+    longest = checkpoint.info.shape.context_length
+    wanted = config.run.context_length
+    if wanted > longest:
+        raise UsageError(f"run.context_length is {wanted}; the target's longest is {longest}")
+    return wanted or longest
+
+
+def _verifier(config: Config, checkpoint: Checkpoint, context_length: int) -> Verifier:
+    if config.target.device not in ("auto", "reference"):
+        raise UsageError(f"target.device is {config.target.device!r}; legal: auto, reference")
+    from target.reference import ReferenceVerifier
+
+    return ReferenceVerifier(Gemma3Reference.from_checkpoint(checkpoint, context_length))
+
+
+def _controller(config: Config, drafter: Drafter | None) -> Controller:
+    """`auto` is a fixed length until a controller is measured to beat it, and says so."""
+    speculation = config.speculation
+    if drafter is None:
+        return FixedLength(0)
+    if speculation.mode == "auto":
+        _log.info(
+            "speculation.mode = auto drafts a fixed %d tokens for now", speculation.draft_length
+        )
+    return FixedLength(speculation.draft_length)
+
+
+def _drafter(config: Config, target: Checkpoint, context_length: int) -> Drafter | None:
+    """The configured drafter; `auto` is the numpy reference where a draft model fits the target."""
+    from draft.ngram import NgramDrafter
+    from draft.reference import ModelDrafter
+
+    device = config.draft.device
+    if device == "off" or config.speculation.mode == "off":
+        return None
+    if device == "ngram":
+        return NgramDrafter()
+    draft = open_checkpoint(_model_dir(config.draft.model, "draft"))
+    mismatch = _vocabulary_mismatch(draft, target)
+    if not mismatch:
+        length = min(context_length, draft.info.shape.context_length)
+        return ModelDrafter(Gemma3Reference.from_checkpoint(draft, length), "reference")
+    if device == "auto" and config.draft.model == "embedded":
+        _log.warning("the embedded draft does not fit this target (%s); using ngram", mismatch)
+        return NgramDrafter()
+    raise UsageError(
+        f"draft.model {config.draft.model!r} does not fit the target: {mismatch}; draft and "
+        "target must share a tokenizer: choose another draft, or draft.device = ngram"
+    )
+
+
+def _vocabulary_mismatch(draft: Checkpoint, target: Checkpoint) -> str:
+    """Why the draft's token ids mean something else than the target's; empty if they agree."""
+    sizes = draft.info.shape.vocab_size, target.info.shape.vocab_size
+    if sizes[0] != sizes[1]:
+        return f"draft vocabulary {sizes[0]}, target vocabulary {sizes[1]}"
+    paths = draft.directory / "tokenizer.model", target.directory / "tokenizer.model"
+    if paths[0].is_file() and paths[0].read_bytes() != paths[1].read_bytes():
+        return "their tokenizer.model files differ"
+    return ""

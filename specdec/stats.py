@@ -1,0 +1,86 @@
+"""Counters and times of one generation and the rates made of them.
+
+The bonus token counts in tokens_per_pass, not in acceptance_rate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from specdec.types import Acceptance, DraftRun
+
+
+@dataclass(slots=True)
+class SpecStats:
+    """What happened; a pass is a verify or plain pass, never prefill."""
+
+    num_passes: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
+    num_tokens: int = 0  # emitted, after cutting at a stop
+    drafted_per_position: list[int] = field(default_factory=list)  # runs at least i + 1 long
+    accepted_per_position: list[int] = field(default_factory=list)  # runs accepted that far
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+
+    def observe(self, run: DraftRun, acceptance: Acceptance) -> None:
+        """Count one verified run."""
+        self.num_passes += 1
+        self.num_draft_tokens += len(run.token_ids)
+        self.num_accepted_tokens += len(acceptance.accepted)
+        _count_up_to(self.drafted_per_position, len(run.token_ids))
+        _count_up_to(self.accepted_per_position, len(run.token_ids), len(acceptance.accepted))
+
+    def add(self, other: SpecStats) -> None:
+        """Add another generation's counts and times to these."""
+        self.num_passes += other.num_passes
+        self.num_draft_tokens += other.num_draft_tokens
+        self.num_accepted_tokens += other.num_accepted_tokens
+        self.num_tokens += other.num_tokens
+        _add_lists(self.drafted_per_position, other.drafted_per_position)
+        _add_lists(self.accepted_per_position, other.accepted_per_position)
+        self.prefill_s += other.prefill_s
+        self.decode_s += other.decode_s
+
+    @property
+    def acceptance_rate(self) -> float:
+        """Accepted draft tokens over draft tokens; 0 when nothing was drafted."""
+        return self.num_accepted_tokens / max(self.num_draft_tokens, 1)
+
+    @property
+    def tokens_per_pass(self) -> float:
+        """1 + accepted / passes: 1.0 when plain, up to K + 1."""
+        return 1.0 + self.num_accepted_tokens / max(self.num_passes, 1)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Emitted tokens per second of decoding; prefill is timed apart."""
+        return self.num_tokens / self.decode_s if self.decode_s > 0.0 else 0.0
+
+    def to_json(self) -> dict[str, object]:
+        """The `stats` object of `specdec generate --json`."""
+        return {
+            "num_passes": self.num_passes,
+            "num_draft_tokens": self.num_draft_tokens,
+            "num_accepted_tokens": self.num_accepted_tokens,
+            "acceptance_rate": round(self.acceptance_rate, 4),
+            "tokens_per_pass": round(self.tokens_per_pass, 4),
+            "drafted_per_position": list(self.drafted_per_position),
+            "accepted_per_position": list(self.accepted_per_position),
+            "prefill_s": round(self.prefill_s, 6),
+            "decode_s": round(self.decode_s, 6),
+            "tokens_per_s": round(self.tokens_per_s, 3),
+        }
+
+
+def _count_up_to(counts: list[int], length: int, reached: int | None = None) -> None:
+    """Make `counts` at least `length` long and add 1 to its first `reached` entries."""
+    counts.extend([0] * (length - len(counts)))
+    for i in range(length if reached is None else reached):
+        counts[i] += 1
+
+
+def _add_lists(into: list[int], other: list[int]) -> None:
+    into.extend([0] * (len(other) - len(into)))
+    for i, count in enumerate(other):
+        into[i] += count
