@@ -16,7 +16,7 @@ import sentencepiece
 from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 
-from specdec.errors import ModelError, PromptError
+from specdec.errors import ModelError, PromptError, UsageError
 
 _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6  # sentencepiece's piece types
 _SPACE = "\u2581"
@@ -148,6 +148,17 @@ class Detokenizer:
     def finish(self) -> str:
         """What is left at the end: U+FFFD for an unfinished character, else nothing."""
         return self._decoder.decode(b"", final=True)
+
+
+def decode_utf8(data: bytes, origin: str) -> str:
+    """Text from bytes; `origin` (a file, `stdin`) names them in the error."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{origin}: byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8 "
+            f"({error.reason}): prompts are UTF-8 text; convert it first"
+        ) from error
 
 
 def _corrupt(origin: str, reason: str) -> ModelError:
