@@ -1,0 +1,27 @@
+"""A Vulkan device as buffers, programs and recorded jobs; it knows no model.
+
+The only place that touches the pip package `vulkan`. Importing it raises DeviceError where the
+Vulkan loader is missing.
+"""
+
+from target.vulkan.commands import DescriptorPool, Pipeline
+from target.vulkan.device import Device, list_devices
+from target.vulkan.info import DeviceInfo
+from target.vulkan.memory import Buffer, Memory, MemoryKind, Region
+from target.vulkan.recording import Job, Recorder
+from target.vulkan.transfer import Transfer
+
+__all__ = [
+    "Buffer",
+    "DescriptorPool",
+    "Device",
+    "DeviceInfo",
+    "Job",
+    "Memory",
+    "MemoryKind",
+    "Pipeline",
+    "Recorder",
+    "Region",
+    "Transfer",
+    "list_devices",
+]

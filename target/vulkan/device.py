@@ -1,0 +1,286 @@
+"""Opening one Vulkan device: instance, choice, queue, validation messages; it runs nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from types import TracebackType
+
+from specdec.errors import DeviceError
+from target.vulkan.binding import (
+    API_VERSION,
+    NULL,
+    Handle,
+    create,
+    enumerate_all,
+    extension_function,
+    ffi,
+    lib,
+    make,
+    text,
+    vk,
+)
+from target.vulkan.info import (
+    COOPERATIVE_MATRIX,
+    MEMORY_BUDGET,
+    PREFERENCE,
+    REQUIRED_FEATURES,
+    DeviceInfo,
+    describe,
+)
+from target.vulkan.memory import Memory
+from target.vulkan.pipeline_cache import PipelineCache
+
+VALIDATION_LAYER = "VK_LAYER_KHRONOS_validation"
+DEBUG_UTILS = "VK_EXT_debug_utils"
+_log = logging.getLogger(__name__)
+
+
+class Device:
+    """One open device. A single thread owns it: its queue and command pool are not locked."""
+
+    def __init__(self, info: DeviceInfo, instance: _Instance, physical: Handle) -> None:
+        self.info = info
+        self.physical = physical
+        self.is_lost = False
+        self._instance = instance
+        self._family, self.has_timestamps = _compute_family(physical)
+        self.handle = _create_device(info, physical, self._family)
+        queue = ffi.new("VkQueue[1]")
+        lib.vkGetDeviceQueue(self.handle, self._family, 0, queue)
+        self.queue = queue[0]
+        pool = make(
+            "VkCommandPoolCreateInfo",
+            flags=vk.VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT,
+            queueFamilyIndex=self._family,
+        )
+        self.command_pool = create("vkCreateCommandPool", self.handle, pool, "opening the device")
+        self.pipeline_cache = PipelineCache(self.handle, info)
+        self.memory = Memory(self)
+
+    @classmethod
+    def open(cls, selector: str = "auto", *, validation: bool = False) -> Device:
+        """Open the device that `selector` names: `auto`, an index, or a part of its name.
+
+        With `validation` the Khronos layer checks every call and each of its messages is kept in
+        `messages` and logged.
+        """
+        instance = _Instance(validation)
+        try:
+            found = instance.devices()
+            info = choose([info for info, _ in found], selector)
+            return cls(info, instance, found[info.index][1])
+        except BaseException:
+            instance.release()
+            raise
+
+    @property
+    def messages(self) -> list[str]:
+        """What the validation layer said so far; empty without validation."""
+        return self._instance.messages
+
+    def name(self, handle: Handle, object_type: int, label: str) -> None:
+        """Name an object for debuggers and validation messages."""
+        if self._instance.has_debug_utils:
+            info = make(
+                "VkDebugUtilsObjectNameInfoEXT",
+                objectType=object_type,
+                objectHandle=int(ffi.cast("uintptr_t", handle)),
+                pObjectName=label,
+            )
+            extension_function(self._instance.handle, "vkSetDebugUtilsObjectNameEXT")(
+                self.handle, info
+            )
+
+    def lost(self) -> None:
+        """Note that the device is gone: releasing no longer waits for it."""
+        self.is_lost = True
+
+    def release(self) -> None:
+        """Give everything back; safe to call twice. Buffers still allocated are freed too."""
+        if self.handle is None:
+            return
+        if not self.is_lost:
+            lib.vkDeviceWaitIdle(self.handle)
+        self.memory.release()
+        self.pipeline_cache.release()
+        lib.vkDestroyCommandPool(self.handle, self.command_pool, NULL)
+        lib.vkDestroyDevice(self.handle, NULL)
+        self.handle = None
+        self._instance.release()
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+def list_devices() -> list[DeviceInfo]:
+    """Every device the loader knows, usable or not."""
+    instance = _Instance(validation=False)
+    try:
+        return [info for info, _ in instance.devices()]
+    finally:
+        instance.release()
+
+
+def choose(devices: Sequence[DeviceInfo], selector: str) -> DeviceInfo:
+    """The device `selector` names; `auto` prefers discrete, integrated, virtual, then software."""
+    found = "; ".join(map(str, devices))
+    if not devices:
+        raise DeviceError(
+            "no Vulkan device on this machine: install a driver (Debian: mesa-vulkan-drivers, "
+            'which includes a software device) or set target.device="reference"'
+        )
+    if selector == "auto":
+        usable = [info for info in devices if not info.missing]
+        if not usable:
+            lacks = "; ".join(f"{info} lacks {', '.join(info.missing)}" for info in devices)
+            raise DeviceError(f"no Vulkan device here can run the target: {lacks}")
+        return min(usable, key=lambda info: PREFERENCE.index(info.kind))
+    if selector.isdecimal():
+        matches = [info for info in devices if info.index == int(selector)]
+    else:
+        matches = [info for info in devices if selector.lower() in info.name.lower()]
+    if len(matches) != 1:
+        count = "no" if not matches else "more than one"
+        raise DeviceError(f'{count} Vulkan device matches "{selector}"; this machine has {found}')
+    if matches[0].missing:
+        raise DeviceError(f"{matches[0].name} lacks {', '.join(matches[0].missing)}, needed here")
+    return matches[0]
+
+
+def _compute_family(physical: Handle) -> tuple[int, bool]:
+    """Index of the queue family used, and whether it can take timestamps."""
+    families = enumerate_all(
+        "vkGetPhysicalDeviceQueueFamilyProperties", "VkQueueFamilyProperties", physical
+    )
+    for index, family in enumerate(families):
+        # the first is the graphics queue where there is one: on AMD APUs it is the faster choice
+        if family.queueFlags & vk.VK_QUEUE_COMPUTE_BIT:
+            return index, family.timestampValidBits > 0
+    raise DeviceError("the Vulkan device has no compute queue")
+
+
+def _create_device(info: DeviceInfo, physical: Handle, family: int) -> Handle:
+    chain = NULL
+    if info.has_cooperative_matrix:
+        chain = make("VkPhysicalDeviceCooperativeMatrixFeaturesKHR", cooperativeMatrix=1)
+    for struct, features in REQUIRED_FEATURES.items():
+        enabled = dict.fromkeys(features, 1)
+        if struct == "VkPhysicalDeviceFeatures":
+            chain = make("VkPhysicalDeviceFeatures2", pNext=chain, features=make(struct, **enabled))
+        else:
+            if struct == "VkPhysicalDeviceVulkan12Features" and info.has_cooperative_matrix:
+                enabled["vulkanMemoryModel"] = 1  # cooperative matrices need it
+            chain = make(struct, pNext=chain, **enabled)
+    wanted = (COOPERATIVE_MATRIX, MEMORY_BUDGET)
+    extensions = [name for name in wanted if name in info.extensions]
+    queue = make(
+        "VkDeviceQueueCreateInfo", queueFamilyIndex=family, queueCount=1, pQueuePriorities=[1.0]
+    )
+    create_info = make(
+        "VkDeviceCreateInfo",
+        pNext=chain,
+        queueCreateInfoCount=1,
+        pQueueCreateInfos=queue,
+        enabledExtensionCount=len(extensions),
+        ppEnabledExtensionNames=extensions,
+    )
+    return create("vkCreateDevice", physical, create_info, f"opening {info.name}")
+
+
+class _Instance:
+    """The VkInstance and, with validation, the listener of the layer's messages."""
+
+    def __init__(self, validation: bool) -> None:
+        self.messages: list[str] = []
+        layers = [VALIDATION_LAYER] if validation else []
+        if validation and VALIDATION_LAYER not in _layer_names():
+            raise DeviceError(
+                f"run.validation is true but {VALIDATION_LAYER} is not installed: install it "
+                "(Debian: vulkan-validationlayers) or set run.validation=false"
+            )
+        available = _instance_extensions(layers)
+        self.has_debug_utils = validation and DEBUG_UTILS in available
+        extensions = [DEBUG_UTILS] if self.has_debug_utils else []
+        app = make("VkApplicationInfo", pApplicationName="specdec", apiVersion=API_VERSION)
+        info = make(
+            "VkInstanceCreateInfo",
+            pApplicationInfo=app,
+            enabledLayerCount=len(layers),
+            ppEnabledLayerNames=layers,
+            enabledExtensionCount=len(extensions),
+            ppEnabledExtensionNames=extensions,
+        )
+        out = ffi.new("VkInstance[1]")
+        result = lib.vkCreateInstance(info, NULL, out)
+        if result < 0:
+            raise DeviceError(
+                "the Vulkan loader found no working driver: install one (Debian: "
+                'mesa-vulkan-drivers) or set target.device="reference"'
+            )
+        self.handle: Handle | None = out[0]
+        self._listener: Handle | None = None
+        if self.has_debug_utils:
+            self._listen()
+
+    def devices(self) -> list[tuple[DeviceInfo, Handle]]:
+        """Every physical device with its handle, in the loader's order."""
+        handles = enumerate_all("vkEnumeratePhysicalDevices", "VkPhysicalDevice", self.handle)
+        return [(describe(index, handle), handle) for index, handle in enumerate(handles)]
+
+    def _listen(self) -> None:
+        def hear(_severity: int, _kinds: int, data: Handle, _user: Handle) -> int:
+            message = text(data.pMessage)
+            self.messages.append(message)
+            _log.error("Vulkan validation: %s", message)
+            return 0
+
+        self._callback = ffi.callback("PFN_vkDebugUtilsMessengerCallbackEXT", hear)
+        info = make(
+            "VkDebugUtilsMessengerCreateInfoEXT",
+            messageSeverity=vk.VK_DEBUG_UTILS_MESSAGE_SEVERITY_WARNING_BIT_EXT
+            | vk.VK_DEBUG_UTILS_MESSAGE_SEVERITY_ERROR_BIT_EXT,
+            messageType=vk.VK_DEBUG_UTILS_MESSAGE_TYPE_VALIDATION_BIT_EXT,
+            pfnUserCallback=self._callback,
+        )
+        out = ffi.new("VkDebugUtilsMessengerEXT[1]")
+        extension_function(self.handle, "vkCreateDebugUtilsMessengerEXT")(
+            self.handle, info, NULL, out
+        )
+        self._listener = out[0]
+
+    def release(self) -> None:
+        """Destroy the instance; safe to call twice."""
+        if self.handle is None:
+            return
+        if self._listener is not None:
+            extension_function(self.handle, "vkDestroyDebugUtilsMessengerEXT")(
+                self.handle, self._listener, NULL
+            )
+        lib.vkDestroyInstance(self.handle, NULL)
+        self.handle = None
+
+
+def _layer_names() -> set[str]:
+    layers = enumerate_all("vkEnumerateInstanceLayerProperties", "VkLayerProperties")
+    return {text(layer.layerName) for layer in layers}
+
+
+def _instance_extensions(layers: Sequence[str]) -> set[str]:
+    """Extensions of the loader and drivers, and those of `layers`."""
+    sources = [NULL, *(ffi.new("char[]", layer.encode()) for layer in layers)]
+    return {
+        text(entry.extensionName)
+        for source in sources
+        for entry in enumerate_all(
+            "vkEnumerateInstanceExtensionProperties", "VkExtensionProperties", source
+        )
+    }
