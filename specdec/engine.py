@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 from specdec.accept import accept
 from specdec.chat import encode_chat
@@ -203,7 +204,13 @@ class Engine:
         run = self._drafter.take(sequence.slot, position, longest, _DRAFT_TIMEOUT_S)
         if run.position != position:  # drafted for an ending that did not come true
             return DraftRun(position)
-        return run
+        return self._legal_part(run, longest)
+
+    def _legal_part(self, run: DraftRun, longest: int) -> DraftRun:
+        """The run's prefix of at most `longest` ids of the vocabulary: a drafter is not trusted."""
+        vocab_size = self._tokenizer.vocab_size
+        legal = tuple(takewhile(lambda token: 0 <= token < vocab_size, run.token_ids[:longest]))
+        return DraftRun(run.position, legal, run.confidences[: len(legal)])
 
     def _result(self, prompt: Prompt, sequence: Sequence, stats: SpecStats) -> Generation | None:
         """The finished generation, or None while it runs."""
