@@ -36,6 +36,7 @@ import os
 import struct
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -78,6 +79,29 @@ def device(shared_device: Device) -> Device:
     before = len(shared_device.messages)
     yield shared_device
     assert shared_device.messages[before:] == []
+
+
+DOUBLE = """// y = FACTOR x + add
+#version 460
+layout(local_size_x = 64) in;
+layout(constant_id = 3) const float FACTOR = 1.0;
+layout(constant_id = 4) const uint BIAS = 0;
+layout(set = 0, binding = 0) readonly buffer X { float x[]; };
+layout(set = 0, binding = 1) writeonly buffer Y { float y[]; };
+layout(push_constant) uniform Push { uint n; float add; };
+void main() {
+    uint i = gl_GlobalInvocationID.x;
+    if (i < n) y[i] = FACTOR * x[i] + add + float(BIAS);
+}
+"""
+
+
+@pytest.fixture
+def shaders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with one shader, and an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "double.comp").write_text(DOUBLE)
+    return tmp_path
 
 
 def pack_push(push: Push) -> bytes:

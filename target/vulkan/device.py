@@ -79,6 +79,19 @@ class Device:
         """What the validation layer said so far; empty without validation."""
         return self._instance.messages
 
+    @property
+    def has_validation(self) -> bool:
+        """The validation layer is listening."""
+        return self._instance.has_debug_utils
+
+    def check_messages(self) -> None:
+        """Raise DeviceError if the validation layer said anything."""
+        if self.messages:
+            raise DeviceError(
+                f"the Vulkan validation layer reported {len(self.messages)} messages; "
+                f"the first: {self.messages[0]}"
+            )
+
     def name(self, handle: Handle, object_type: int, label: str) -> None:
         """Name an object for debuggers and validation messages."""
         if self._instance.has_debug_utils:
