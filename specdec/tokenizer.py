@@ -38,8 +38,9 @@ class Tokenizer:
             model = sentencepiece_model_pb2.ModelProto.FromString(data)
         except DecodeError as error:
             raise _corrupt(origin, str(error)) from error
-        if not model.pieces:
-            raise _corrupt(origin, "it holds no pieces")
+        for part in ("pieces", "trainer_spec", "normalizer_spec"):
+            if part not in {field.name for field, _ in model.ListFields()}:
+                raise _corrupt(origin, f"it has no {part}")
         self.vocab_size, self.bos_id, self.num_pieces = vocab_size, bos_id, len(model.pieces)
         self._check_sizes(origin)
         for piece in model.pieces:
@@ -47,7 +48,9 @@ class Tokenizer:
                 piece.type = _CONTROL
         self._types = bytes(piece.type for piece in model.pieces)
         self._control_ids = {
-            piece.piece: index for index, piece in enumerate(model.pieces) if piece.type == _CONTROL
+            piece.piece: index
+            for index, piece in enumerate(model.pieces)
+            if piece.type in (_UNKNOWN, _CONTROL)
         }
         try:
             self._processor = sentencepiece.SentencePieceProcessor(

