@@ -205,3 +205,10 @@ def test_prompt_bytes_that_are_not_utf8_are_a_usage_error_with_the_offset() -> N
     assert decode_utf8("é🙂".encode(), "stdin") == "é🙂"
     with pytest.raises(UsageError, match="stdin: byte 0xff at offset 3 is not UTF-8"):
         decode_utf8(b"abc\xff", "stdin")
+
+
+def test_the_longest_control_token_is_read() -> None:
+    model = sentencepiece_model_pb2.ModelProto.FromString(EMBEDDED.read_bytes())
+    model.pieces[9].piece, model.pieces[9].type = "<end_of_turn>s", 3
+    tokenizer = Tokenizer(model.SerializeToString(), "two names alike", VOCAB_SIZE, BOS)
+    assert tokenizer.encode("<end_of_turn>s", add_bos=False, parse_control=True) == (9,)
