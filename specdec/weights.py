@@ -29,11 +29,33 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from specdec.gemma3.shape import GROUP
+from specdec.gemma3.shape import GROUP, Gemma3Shape
 
 TILE_ROWS = 32
 
 Bits = Literal[4, 8]
+
+
+def matrix_sizes(shape: Gemma3Shape) -> dict[str, tuple[int, int]]:
+    """Rows and columns of every matrix of a model, by name."""
+    hidden, ffn = shape.hidden_size, shape.intermediate_size
+    sizes = {"embed": (shape.vocab_size, hidden)}
+    for layer in range(shape.num_layers):
+        sizes[f"layers.{layer}.qkv"] = (shape.query_size + 2 * shape.kv_size, hidden)
+        sizes[f"layers.{layer}.o"] = (hidden, shape.query_size)
+        sizes[f"layers.{layer}.gate_up"] = (2 * ffn, hidden)
+        sizes[f"layers.{layer}.down"] = (hidden, ffn)
+    return sizes
+
+
+def vector_sizes(shape: Gemma3Shape) -> dict[str, int]:
+    """Length of every vector of a model, by name."""
+    sizes = {}
+    for layer in range(shape.num_layers):
+        for norm in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
+            sizes[f"layers.{layer}.{norm}_norm"] = shape.hidden_size
+        sizes[f"layers.{layer}.q_norm"] = sizes[f"layers.{layer}.k_norm"] = shape.head_dim
+    return sizes | {"final_norm": shape.hidden_size}
 
 
 @dataclass(frozen=True, slots=True)
