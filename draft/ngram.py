@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from specdec.types import DraftRun, SamplingParams
+from specdec.types import DraftRun, SamplingParams, StoppingRule
 
 
 class NgramDrafter:
@@ -45,8 +45,18 @@ class NgramDrafter:
                 follower[tuple(tokens[end - n :])] = end
             tokens.append(token_id)
 
-    def take(self, slot: int, position: int, max_length: int, timeout_s: float) -> DraftRun:
-        """What followed the longest known ending; K = 0 if it never occurred."""
+    def take(
+        self,
+        slot: int,
+        position: int,
+        max_length: int,
+        timeout_s: float,
+        stopping: StoppingRule | None = None,
+    ) -> DraftRun:
+        """What followed the longest known ending; K = 0 if it never occurred.
+
+        A copy costs nothing, so `stopping` is not asked.
+        """
         tokens, follower = self._tokens[slot], self._follower[slot]
         assert position == len(tokens), "runs continue the confirmed tokens"
         for n in range(min(self._max_ngram, len(tokens)), self._min_ngram - 1, -1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from specdec.sampling import choose_with_margin
-from specdec.types import DraftRun, LanguageModel, SamplingParams
+from specdec.types import DraftRun, LanguageModel, SamplingParams, StoppingRule
 
 
 class ModelDrafter:
@@ -40,14 +40,23 @@ class ModelDrafter:
         del fed[agreeing:]
         self._model.truncate(slot, agreeing)
 
-    def take(self, slot: int, position: int, max_length: int, timeout_s: float) -> DraftRun:
-        """Draft up to `max_length` tokens, less where the model's context ends."""
+    def take(
+        self,
+        slot: int,
+        position: int,
+        max_length: int,
+        timeout_s: float,
+        stopping: StoppingRule | None = None,
+    ) -> DraftRun:
+        """Draft up to `max_length` tokens, less where the model's context or `stopping` ends it."""
         tokens, fed, sampling = self._tokens[slot], self._fed[slot], self._sampling[slot]
         assert position == len(tokens), "runs continue the confirmed tokens"
         drafted: list[int] = []
         margins: list[float] = []
         room = self._model.context_length - position
         for offset in range(min(max_length, room)):
+            if stopping is not None and not stopping.should_continue(margins):
+                break
             pending = [*tokens[len(fed) :], *drafted[-1:]]
             logits = self._model.feed(slot, pending, num_logits=1)
             fed.extend(pending)

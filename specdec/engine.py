@@ -20,7 +20,17 @@ from specdec.sampling import request_seed
 from specdec.sequence import Limits, Sequence
 from specdec.stats import SpecStats
 from specdec.tokenizer import Detokenizer, Tokenizer
-from specdec.types import Controller, Drafter, DraftRun, SamplingParams, Segment, Verifier
+from specdec.types import (
+    Controller,
+    Drafter,
+    DraftRun,
+    RoundRecorder,
+    RoundReport,
+    SamplingParams,
+    Segment,
+    StoppingRule,
+    Verifier,
+)
 
 _DRAFT_TIMEOUT_S = 5.0  # a drafter that takes longer costs one plain pass, never the run
 _SLOT = 0  # one sequence at a time
@@ -47,12 +57,14 @@ class Engine:
         controller: Controller,
         tokenizer: Tokenizer,
         defaults: GenerationDefaults,
+        recorder: RoundRecorder | None = None,
     ) -> None:
         self._verifier = verifier
         self._drafter = drafter
         self._controller = controller
         self._tokenizer = tokenizer
         self._defaults = defaults
+        self._recorder = recorder
         self._cancelled = False
 
     def __enter__(self) -> Engine:
@@ -99,7 +111,9 @@ class Engine:
         self._cancelled = True
 
     def close(self) -> None:
-        """Give back the devices; the engine is unusable afterwards."""
+        """Give back devices and files; the engine is unusable afterwards."""
+        if self._recorder:
+            self._recorder.release()
         if self._drafter:
             self._drafter.release()
         self._verifier.release()
@@ -162,8 +176,11 @@ class Engine:
                 yield Event(prompt.id, text, emitted, min(num_accepted, len(emitted)), result)
         finally:
             self._verifier.close(sequence.slot)
+            self._controller.close(sequence.slot)
             if self._drafter:
                 self._drafter.close(sequence.slot)
+            if self._recorder:
+                self._recorder.close(sequence.slot)
 
     def _open(self, sequence: Sequence, stats: SpecStats) -> None:
         """Prefill all of the prompt but its last token, which the first round feeds."""
@@ -173,35 +190,58 @@ class Engine:
         if self._drafter:
             self._drafter.open(sequence.slot, sequence.prompt_ids, sequence.sampling)
         stats.prefill_s = time.perf_counter() - start
+        self._controller.open(sequence.slot, sequence.sampling)
+        if self._recorder:
+            ids = sequence.prompt_ids
+            self._recorder.open(sequence.slot, sequence.request_id, ids, sequence.sampling)
 
     def _round(self, sequence: Sequence, stats: SpecStats) -> tuple[tuple[int, ...], int]:
         """Draft, verify, accept: the tokens emitted, and how many of them were drafted."""
         start = time.perf_counter()
         slot, position = sequence.slot, sequence.length
-        run = self._draft(sequence)
+        rule = self._plan(sequence)
+        planned = time.perf_counter()
+        drafted = self._draft(sequence, rule)
+        num_checked = rule.num_to_check(drafted)
+        run = DraftRun(position, drafted.token_ids[:num_checked], drafted.confidences[:num_checked])
         fed = Segment(slot, position - 1, (sequence.last_token_id, *run.token_ids))
-        acceptance = accept(run, self._verifier.verify([fed])[0])
+        draft_end = time.perf_counter()
+        target_ids = self._verifier.verify([fed])[0]
+        verify_end = time.perf_counter()
+        acceptance = accept(run, target_ids)
         self._verifier.truncate(slot, position + len(acceptance.accepted))
         emitted = sequence.extend(acceptance.emitted)
         if self._drafter:
             self._drafter.confirm(slot, emitted)
-        self._controller.observe(slot, run, acceptance)
-        stats.observe(run, acceptance)
-        stats.num_tokens += len(emitted)
+        draft_s, verify_s = draft_end - planned, verify_end - draft_end
+        other_s = time.perf_counter() - start - draft_s - verify_s
+        self._learn(
+            slot,
+            RoundReport(drafted, num_checked, acceptance, emitted, draft_s, verify_s, other_s),
+            stats,
+        )
         stats.decode_s += time.perf_counter() - start
         return emitted, len(acceptance.accepted)
 
-    def _draft(self, sequence: Sequence) -> DraftRun:
-        """The next run, no longer than could be emitted; K = 0 where drafting is off or failed."""
-        position = sequence.length
-        longest = min(
-            self._controller.draft_length(sequence.slot, position),
-            self._verifier.max_pass_tokens - 1,
-            sequence.num_remaining - 1,
-        )
+    def _learn(self, slot: int, report: RoundReport, stats: SpecStats) -> None:
+        """Tell everybody who counts what a round did."""
+        self._controller.observe(slot, report)
+        stats.observe(report)
+        if self._recorder:
+            self._recorder.observe(slot, report)
+
+    def _plan(self, sequence: Sequence) -> StoppingRule:
+        """The controller's rule for a run that is no longer than could be fed and emitted."""
+        longest = min(self._verifier.max_pass_tokens, sequence.num_remaining) - 1
+        longest = longest if self._drafter else 0
+        return self._controller.plan(sequence.slot, sequence.length, longest)
+
+    def _draft(self, sequence: Sequence, rule: StoppingRule) -> DraftRun:
+        """The next run; K = 0 where drafting is off or failed."""
+        position, longest = sequence.length, rule.max_length
         if self._drafter is None or longest <= 0:
             return DraftRun(position)
-        run = self._drafter.take(sequence.slot, position, longest, _DRAFT_TIMEOUT_S)
+        run = self._drafter.take(sequence.slot, position, longest, _DRAFT_TIMEOUT_S, rule)
         if run.position != position:  # drafted for an ending that did not come true
             return DraftRun(position)
         return self._legal_part(run, longest)

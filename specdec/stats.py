@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from specdec.types import Acceptance, DraftRun
+from specdec.types import RoundReport
 
 
 @dataclass(slots=True)
@@ -15,32 +15,43 @@ class SpecStats:
     """What happened; a pass is a verify or plain pass, never prefill."""
 
     num_passes: int = 0
-    num_draft_tokens: int = 0
+    num_draft_tokens: int = 0  # checked ones: the others cost time, and nobody judged them
+    num_unchecked_tokens: int = 0  # drafted, but not worth a place in the pass
     num_accepted_tokens: int = 0
     num_tokens: int = 0  # emitted, after cutting at a stop
     drafted_per_position: list[int] = field(default_factory=list)  # runs at least i + 1 long
     accepted_per_position: list[int] = field(default_factory=list)  # runs accepted that far
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    draft_s: float = 0.0  # of decode_s: waiting for the drafter
+    verify_s: float = 0.0  # of decode_s: in passes
 
-    def observe(self, run: DraftRun, acceptance: Acceptance) -> None:
-        """Count one verified run."""
+    def observe(self, report: RoundReport) -> None:
+        """Count one round."""
+        num_checked, num_accepted = report.num_checked, len(report.acceptance.accepted)
         self.num_passes += 1
-        self.num_draft_tokens += len(run.token_ids)
-        self.num_accepted_tokens += len(acceptance.accepted)
-        _count_up_to(self.drafted_per_position, len(run.token_ids))
-        _count_up_to(self.accepted_per_position, len(run.token_ids), len(acceptance.accepted))
+        self.num_draft_tokens += num_checked
+        self.num_unchecked_tokens += len(report.run.token_ids) - num_checked
+        self.num_accepted_tokens += num_accepted
+        self.num_tokens += len(report.emitted)
+        _count_up_to(self.drafted_per_position, num_checked)
+        _count_up_to(self.accepted_per_position, num_checked, num_accepted)
+        self.draft_s += report.draft_s
+        self.verify_s += report.verify_s
 
     def add(self, other: SpecStats) -> None:
         """Add another generation's counts and times to these."""
         self.num_passes += other.num_passes
         self.num_draft_tokens += other.num_draft_tokens
+        self.num_unchecked_tokens += other.num_unchecked_tokens
         self.num_accepted_tokens += other.num_accepted_tokens
         self.num_tokens += other.num_tokens
         _add_lists(self.drafted_per_position, other.drafted_per_position)
         _add_lists(self.accepted_per_position, other.accepted_per_position)
         self.prefill_s += other.prefill_s
         self.decode_s += other.decode_s
+        self.draft_s += other.draft_s
+        self.verify_s += other.verify_s
 
     @property
     def acceptance_rate(self) -> float:
@@ -62,6 +73,7 @@ class SpecStats:
         return {
             "num_passes": self.num_passes,
             "num_draft_tokens": self.num_draft_tokens,
+            "num_unchecked_tokens": self.num_unchecked_tokens,
             "num_accepted_tokens": self.num_accepted_tokens,
             "acceptance_rate": round(self.acceptance_rate, 4),
             "tokens_per_pass": round(self.tokens_per_pass, 4),
@@ -69,6 +81,8 @@ class SpecStats:
             "accepted_per_position": list(self.accepted_per_position),
             "prefill_s": round(self.prefill_s, 6),
             "decode_s": round(self.decode_s, 6),
+            "draft_s": round(self.draft_s, 6),
+            "verify_s": round(self.verify_s, 6),
             "tokens_per_s": round(self.tokens_per_s, 3),
         }
 

@@ -71,6 +71,36 @@ class Acceptance:
         return (*self.accepted, self.next_token)
 
 
+@dataclass(frozen=True, slots=True)
+class RoundReport:
+    """One finished round of a sequence, as controllers and recorders see it; times in seconds.
+
+    The pass took `num_checked` + 1 tokens: the last confirmed one and a prefix of `run`.
+    """
+
+    run: DraftRun  # all that was drafted, also what was not checked
+    num_checked: int
+    acceptance: Acceptance  # of the checked prefix
+    emitted: tuple[int, ...]  # the accepted tokens and the target's own, cut at a stop
+    draft_s: float  # waiting for the drafter; 0.0 when it was not asked
+    verify_s: float
+    other_s: float  # the rest of the round
+
+
+class StoppingRule(Protocol):
+    """When to stop drafting one run: pure, cheap, and picklable, for it may run elsewhere."""
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens to draft; 0 is a plain round, the drafter is not asked."""
+
+    def should_continue(self, confidences: Sequence[float]) -> bool:
+        """Whether to draft one more token after those with these confidences."""
+
+    def num_to_check(self, run: DraftRun) -> int:
+        """How long a prefix of the run is worth checking."""
+
+
 class Verifier(Protocol):
     """The target model: feeds segments and returns its own token after every fed token."""
 
@@ -122,8 +152,19 @@ class Drafter(Protocol):
     def confirm(self, slot: int, token_ids: Sequence[int]) -> None:
         """Append tokens the target has emitted; whatever was drafted beyond them is dropped."""
 
-    def take(self, slot: int, position: int, max_length: int, timeout_s: float) -> DraftRun:
-        """The run for `position` (the confirmed length), at most `max_length` tokens long."""
+    def take(
+        self,
+        slot: int,
+        position: int,
+        max_length: int,
+        timeout_s: float,
+        stopping: StoppingRule | None = None,
+    ) -> DraftRun:
+        """The run for `position` (the confirmed length), at most `max_length` tokens long.
+
+        Before each token `stopping` is asked, if there is one, whether to go on. A drafter that
+        gets its tokens for nothing may ignore it.
+        """
 
     def close(self, slot: int) -> None:
         """Forget the sequence."""
@@ -154,14 +195,38 @@ class LanguageModel(Protocol):
 
 
 class Controller(Protocol):
-    """Decides how many tokens to draft; later also how many to check."""
+    """Decides how many tokens to draft and how many of them to check."""
 
     @property
     def mode(self) -> str:
         """`auto`, `fixed` or `off`, as shown in results."""
 
-    def draft_length(self, slot: int, position: int) -> int:
-        """How many tokens to draft from `position` on; 0 is plain decoding."""
+    def open(self, slot: int, sampling: SamplingParams) -> None:
+        """A sequence starts in `slot`."""
 
-    def observe(self, slot: int, run: DraftRun, acceptance: Acceptance) -> None:
-        """Learn from one verified run."""
+    def plan(self, slot: int, position: int, longest: int) -> StoppingRule:
+        """The rule for the run at `position`, of at most `longest` tokens."""
+
+    def observe(self, slot: int, report: RoundReport) -> None:
+        """Learn from a finished round."""
+
+    def close(self, slot: int) -> None:
+        """The slot's sequence has ended."""
+
+
+class RoundRecorder(Protocol):
+    """Writes down what the rounds of a run did."""
+
+    def open(
+        self, slot: int, request_id: str, prompt_ids: Sequence[int], sampling: SamplingParams
+    ) -> None:
+        """A request starts in `slot`."""
+
+    def observe(self, slot: int, report: RoundReport) -> None:
+        """Write down a finished round."""
+
+    def close(self, slot: int) -> None:
+        """The slot's request has ended."""
+
+    def release(self) -> None:
+        """Nothing follows; everything observed is on disk afterwards."""

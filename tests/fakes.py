@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from specdec.types import DraftRun, SamplingParams, Segment
+from specdec.types import DraftRun, SamplingParams, Segment, StoppingRule
 
 Rule = Callable[[Sequence[int]], int]  # all tokens so far -> the next one
 VOCAB = 97
@@ -82,7 +82,14 @@ class RuleDrafter:
     def confirm(self, slot: int, token_ids: Sequence[int]) -> None:
         self.tokens[slot] += token_ids
 
-    def take(self, slot: int, position: int, max_length: int, timeout_s: float) -> DraftRun:
+    def take(
+        self,
+        slot: int,
+        position: int,
+        max_length: int,
+        timeout_s: float,
+        stopping: StoppingRule | None = None,
+    ) -> DraftRun:
         self.longest_asked = max(self.longest_asked, max_length)
         tokens = list(self.tokens[slot])
         assert position == len(tokens)

@@ -8,7 +8,7 @@ from specdec.controller import FixedLength
 from specdec.engine import Engine, GenerationDefaults
 from specdec.generation import Generation
 from specdec.prompts import Prompt
-from specdec.types import Drafter, DraftRun
+from specdec.types import Drafter, DraftRun, StoppingRule
 
 
 def engine(
@@ -107,7 +107,14 @@ def test_final_token_ids_end_a_sequence(reason: str, draft_length: int) -> None:
 
 def test_wrong_position_and_ids_outside_the_vocabulary_are_dropped() -> None:
     class Confused(RuleDrafter):
-        def take(self, slot: int, position: int, max_length: int, timeout_s: float) -> DraftRun:
+        def take(
+            self,
+            slot: int,
+            position: int,
+            max_length: int,
+            timeout_s: float,
+            stopping: StoppingRule | None = None,
+        ) -> DraftRun:
             if position % 2:
                 return DraftRun(position - 1, (3, 4))
             return DraftRun(position, (rule(self.tokens[slot]), VOCAB, -1)[:max_length])
@@ -119,7 +126,14 @@ def test_wrong_position_and_ids_outside_the_vocabulary_are_dropped() -> None:
 
 def test_a_run_longer_than_asked_is_cut() -> None:
     class Eager(RuleDrafter):
-        def take(self, slot: int, position: int, max_length: int, timeout_s: float) -> DraftRun:
+        def take(
+            self,
+            slot: int,
+            position: int,
+            max_length: int,
+            timeout_s: float,
+            stopping: StoppingRule | None = None,
+        ) -> DraftRun:
             return super().take(slot, position, max_length + 30, timeout_s)
 
     result = run(engine(Eager(1.0)))
