@@ -7,6 +7,7 @@ They are imported inside the functions that need them: `specdec` exports `load`,
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from specdec.assets import embedded_model_dir
@@ -15,6 +16,7 @@ from specdec.config import Config
 from specdec.controller import FixedLength
 from specdec.engine import Engine, GenerationDefaults
 from specdec.errors import UsageError
+from specdec.gemma3.loading import from_checkpoint
 from specdec.gemma3.reference import Gemma3Reference
 from specdec.tokenizer import Tokenizer
 from specdec.types import Controller, Drafter, Verifier
@@ -80,7 +82,13 @@ def _verifier(config: Config, checkpoint: Checkpoint, context_length: int) -> Ve
         raise UsageError(f"target.device is {config.target.device!r}; legal: auto, reference")
     from target.reference import ReferenceVerifier
 
-    return ReferenceVerifier(Gemma3Reference.from_checkpoint(checkpoint, context_length))
+    return ReferenceVerifier(_reference(checkpoint, context_length))
+
+
+def _reference(checkpoint: Checkpoint, context_length: int) -> Gemma3Reference:
+    """The numpy model, with room for `context_length` tokens."""
+    shape = replace(checkpoint.info.shape, context_length=context_length)
+    return from_checkpoint(checkpoint, shape)
 
 
 def _controller(config: Config, drafter: Drafter | None) -> Controller:
@@ -109,7 +117,7 @@ def _drafter(config: Config, target: Checkpoint, context_length: int) -> Drafter
     mismatch = _vocabulary_mismatch(draft, target)
     if not mismatch:
         length = min(context_length, draft.info.shape.context_length)
-        return ModelDrafter(Gemma3Reference.from_checkpoint(draft, length), "reference")
+        return ModelDrafter(_reference(draft, length), "reference")
     if device == "auto" and config.draft.model == "embedded":
         _log.warning("the embedded draft does not fit this target (%s); using ngram", mismatch)
         return NgramDrafter()

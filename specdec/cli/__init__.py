@@ -10,7 +10,8 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 
 from specdec.cli import convert, generate
@@ -27,9 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for command in (generate, convert):
         command.add_parser(commands)
     args = parser.parse_args(argv)
-    logging.basicConfig(format="specdec: %(message)s", level=logging.INFO, stream=sys.stderr)
     try:
-        return int(args.run(args))
+        with _notes_on_stderr():
+            return int(args.run(args))
     except SpecdecError as error:
         print(f"specdec: error: {error}", file=sys.stderr)
         return error.exit_code
@@ -40,3 +41,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the reader of stdout went away; keep the interpreter's own flush from complaining
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+@contextmanager
+def _notes_on_stderr() -> Iterator[None]:
+    """Show what the library has to say (fallbacks, choices it made) as it says it."""
+    logger = logging.getLogger("specdec")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("specdec: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

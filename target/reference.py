@@ -1,0 +1,70 @@
+"""The target in numpy, in this process: what every device target is checked against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from specdec.sampling import choose
+from specdec.types import LanguageModel, SamplingParams, Segment
+
+
+class ReferenceVerifier:
+    """A Verifier over a language model; chooses with specdec.sampling."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+        self._sampling: dict[int, SamplingParams] = {}
+
+    @property
+    def device(self) -> str:
+        """Name of the device."""
+        return "reference"
+
+    @property
+    def numerics_id(self) -> str:
+        """W4A8, one slice of K, attention tiles of 64 keys."""
+        return "reference-w4a8-s1-t64"
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens a slot can hold."""
+        return self._model.context_length
+
+    @property
+    def max_pass_tokens(self) -> int:
+        """Most tokens that one pass takes."""
+        return 16
+
+    def open(self, slot: int, sampling: SamplingParams) -> None:
+        """Start an empty sequence in `slot`."""
+        self._model.truncate(slot, 0)
+        self._sampling[slot] = sampling
+
+    def prefill(self, segment: Segment) -> None:
+        """Feed prompt tokens without choosing; any number of them."""
+        assert segment.position == self._model.length(segment.slot)
+        if segment.token_ids:
+            self._model.feed(segment.slot, segment.token_ids, num_logits=0)
+
+    def verify(self, segments: Sequence[Segment]) -> list[tuple[int, ...]]:
+        """Feed every segment; for each, the target's token after each fed token."""
+        return [self._verify_one(segment) for segment in segments]
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget everything the slot holds beyond its first `length` tokens."""
+        self._model.truncate(slot, length)
+
+    def close(self, slot: int) -> None:
+        """Free the slot."""
+        self._model.truncate(slot, 0)
+        self._sampling.pop(slot, None)
+
+    def release(self) -> None:
+        """The model is garbage collected with this verifier."""
+
+    def _verify_one(self, segment: Segment) -> tuple[int, ...]:
+        assert segment.position == self._model.length(segment.slot)
+        count = len(segment.token_ids)
+        logits = self._model.feed(segment.slot, segment.token_ids, num_logits=count)
+        positions = range(segment.position + 1, segment.position + 1 + count)
+        return choose(logits, positions, self._sampling[segment.slot])
