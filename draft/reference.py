@@ -37,6 +37,8 @@ class ModelDrafter:
         tokens.extend(token_ids)
         while agreeing < min(len(tokens), len(fed)) and fed[agreeing] == tokens[agreeing]:
             agreeing += 1
+        # the last confirmed token is always the next to be fed: its logits are what is wanted
+        agreeing = min(agreeing, len(tokens) - 1)
         del fed[agreeing:]
         self._model.truncate(slot, agreeing)
 

@@ -1,11 +1,13 @@
 """Drafters in this process: what they propose, and that their caches follow what was confirmed."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from fakes import VOCAB, rule
 
 from draft.ngram import NgramDrafter
 from draft.reference import ModelDrafter
-from specdec.types import FloatArray, SamplingParams
+from specdec.types import DraftRun, FloatArray, SamplingParams
 
 GREEDY = SamplingParams()
 
@@ -76,6 +78,34 @@ def test_model_catches_up_after_full_acceptance_and_after_runs_it_did_not_make()
     drafter.confirm(0, [8, 9])
     assert drafter.take(0, len(tokens), 2, 1.0).token_ids == continuation(tokens, 2)
     assert model.cache[0][: len(tokens)] == tokens
+
+
+def test_model_drafts_on_when_a_token_beyond_the_checked_ones_comes_true() -> None:
+    model = RuleModel()
+    drafter = ModelDrafter(model, "fake")
+    drafter.open(0, [5, 6, 7], GREEDY)
+    tokens = [5, 6, 7, *drafter.take(0, 3, 4, 1.0).token_ids]
+    drafter.confirm(0, tokens[3:5])  # two were fed and came true, the others were not judged
+    assert drafter.take(0, 5, 2, 1.0).token_ids == continuation(tokens[:5], 2)
+    assert model.cache[0][:5] == tokens[:5]
+
+
+class StopAfter:
+    """A rule that ends a run once a confidence falls below 5."""
+
+    max_length = 8
+
+    def should_continue(self, confidences: Sequence[float]) -> bool:
+        return len(confidences) < self.max_length and min(confidences, default=9.0) >= 5.0
+
+    def num_to_check(self, run: DraftRun) -> int:
+        return len(run.token_ids)
+
+
+def test_model_asks_the_stopping_rule_before_every_token() -> None:
+    drafter = ModelDrafter(RuleModel(), "fake")
+    drafter.open(0, [5, 6, 7], GREEDY)
+    assert len(drafter.take(0, 3, 8, 1.0, StopAfter()).token_ids) == 1
 
 
 def test_model_stops_drafting_where_its_context_ends() -> None:
