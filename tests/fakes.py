@@ -118,3 +118,41 @@ class ByteTokenizer:
 
     def piece_bytes(self, token_id: int) -> bytes:
         return bytes([token_id - 2 + 32]) if token_id >= 2 else b""
+
+
+class ScriptedDrafter:
+    """Knows the plain continuation of each prompt and is right, wrong or random by turns."""
+
+    device = "scripted"
+
+    def __init__(self, continuations: dict[tuple[int, ...], tuple[int, ...]], vocab: int) -> None:
+        self.continuations = continuations
+        self.vocab = vocab
+        self.random = random.Random(0)
+        self.num_runs = 0
+
+    def open(self, slot: int, prompt_ids: Sequence[int], sampling: SamplingParams) -> None:
+        self.whole = [*prompt_ids, *self.continuations[tuple(prompt_ids)]]
+
+    def confirm(self, slot: int, token_ids: Sequence[int]) -> None:
+        pass
+
+    def take(self, slot: int, position: int, max_length: int, timeout_s: float) -> DraftRun:
+        right = self.whole[position : position + max_length]
+        self.num_runs += 1
+        kind = self.num_runs % 4
+        if kind == 1:  # wrong from some token on
+            wrong_at = self.random.randrange(max_length)
+            right[wrong_at:] = [(token + 1) % self.vocab for token in right[wrong_at:]]
+        elif kind == 2:  # wrong once, right again after it
+            wrong_at = self.random.randrange(len(right))
+            right[wrong_at] = (right[wrong_at] + 7) % self.vocab
+        elif kind == 3:
+            right = [self.random.randrange(self.vocab) for _ in right]
+        return DraftRun(position, tuple(right), (0.0,) * len(right))
+
+    def close(self, slot: int) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
