@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from specdec.errors import DeviceError
 from target.vulkan.binding import NULL, Handle, check, create, ffi, lib, make, vk
 
 if TYPE_CHECKING:
@@ -63,7 +64,12 @@ class Pipeline:
             pPushConstantRanges=push,
         )
         self.layout = create("vkCreatePipelineLayout", device.handle, info, action)
-        self.handle = self._compile(spirv, constants or {}, subgroup_size)
+        self.handle = NULL
+        try:
+            self.handle = self._compile(spirv, constants or {}, subgroup_size)
+        except DeviceError:
+            self.release()
+            raise
         device.name(self.handle, vk.VK_OBJECT_TYPE_PIPELINE, label)
 
     def _compile(self, spirv: bytes, constants: Mapping[int, int], subgroup_size: int) -> Handle:

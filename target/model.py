@@ -1,0 +1,175 @@
+"""The target model on a Vulkan device: a Verifier; it knows no drafts and no acceptance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import numpy as np
+
+from specdec.gemma3.loading import MatrixSource
+from specdec.gemma3.shape import Gemma3Shape
+from specdec.sampling import choose
+from specdec.types import FloatArray, SamplingParams, Segment
+from specdec.weights import Bits
+from target.kvcache import KvCache
+from target.memory_needs import MemoryNeeds, check_memory, memory_needs
+from target.operators import Operators
+from target.packing import PackedModel, Progress, WeightMap
+from target.plan import Head, Plan
+from target.sizes import BLOCK_ROWS, PASS_ROWS, RunSizes
+from target.step import StepBuffer
+from target.tuning import Tuning, tuning_for
+from target.vulkan import Device
+
+
+class VulkanVerifier:
+    """Implements specdec.types.Verifier on a device that it owns and gives back at `release`."""
+
+    def __init__(
+        self, device: Device, sizes: RunSizes, tuning: Tuning, source: MatrixSource, load: Progress
+    ) -> None:
+        """Use `open_verifier`; on an error everything, the device included, is given back."""
+        self._device = device
+        self._sizes = sizes
+        self._tuning = tuning
+        self._sampling: dict[int, SamplingParams] = {}
+        with ExitStack() as held:
+            held.callback(device.release)
+            weights = WeightMap(sizes, device)
+            self._needs = memory_needs(device, weights)
+            check_memory(device, self._needs)
+            model = PackedModel(device, weights, source, load)
+            held.callback(model.release)
+            self._cache = KvCache(device, sizes)
+            held.callback(self._cache.release)
+            self._step = StepBuffer(device, sizes)
+            held.callback(self._step.release)
+            operators = Operators(device, sizes, tuning)
+            held.callback(operators.release)
+            self._plan = Plan(operators, model, self._cache, self._step)
+            held.callback(self._plan.release)
+            for rows in PASS_ROWS:
+                self._plan.record(rows, Head.CHOOSE)
+                self._plan.record(rows, Head.NONE)
+            self._plan.record(sizes.prefill_rows, Head.NONE)
+            self._held = held.pop_all()
+
+    @property
+    def device(self) -> str:
+        """Name of the Vulkan device."""
+        return self._device.info.name
+
+    @property
+    def numerics_id(self) -> str:
+        """Names everything that fixes the order of float operations on this device."""
+        return self._tuning.numerics_id
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens a slot can hold."""
+        return self._sizes.context_length
+
+    @property
+    def max_pass_tokens(self) -> int:
+        """Most tokens that one pass can take, all segments together."""
+        return BLOCK_ROWS
+
+    @property
+    def memory(self) -> MemoryNeeds:
+        """Bytes in use on the device, by part."""
+        return self._needs
+
+    def open(self, slot: int, sampling: SamplingParams) -> None:
+        """Start an empty sequence in `slot`."""
+        self._cache.open(slot)
+        self._sampling[slot] = sampling
+        if sampling.temperature > 0.0:
+            for rows in PASS_ROWS:
+                self._plan.record(rows, Head.LOGITS)
+
+    def prefill(self, segment: Segment) -> None:
+        """Feed prompt tokens without choosing, in chunks; any number of them."""
+        ids, position = segment.token_ids, segment.position
+        most = self._sizes.prefill_rows
+        for first in range(0, len(ids), most):
+            part = Segment(segment.slot, position + first, ids[first : first + most])
+            self._feed([part], Head.NONE)
+
+    def verify(self, segments: Sequence[Segment]) -> list[tuple[int, ...]]:
+        """Feed every segment in one pass; for each, the target's token after each fed token."""
+        sampled = any(self._sampling[segment.slot].temperature > 0.0 for segment in segments)
+        if sampled:
+            return self._sampled(segments)
+        self._feed(segments, Head.CHOOSE)
+        ids = iter(self._step.chosen_ids(sum(len(segment.token_ids) for segment in segments)))
+        return [tuple(next(ids) for _ in segment.token_ids) for segment in segments]
+
+    def _sampled(self, segments: Sequence[Segment]) -> list[tuple[int, ...]]:
+        """Choose on the host from logits read back, by the rule of specdec.sampling."""
+        rows = iter(self.logits(segments))
+        chosen = []
+        for segment in segments:
+            table = np.stack([next(rows) for _ in segment.token_ids])
+            first = segment.position + 1  # the chosen token's position
+            positions = range(first, first + len(segment.token_ids))
+            chosen.append(choose(table, positions, self._sampling[segment.slot]))
+        return chosen
+
+    def logits(self, segments: Sequence[Segment]) -> FloatArray:
+        """Feed segments in one pass; logits (rows, V) of all their tokens, in order."""
+        self._feed(segments, Head.LOGITS)
+        return self._plan.logits(sum(len(segment.token_ids) for segment in segments))
+
+    def _feed(self, segments: Sequence[Segment], head: Head) -> None:
+        count = sum(len(segment.token_ids) for segment in segments)
+        for segment in segments:
+            held = self._cache.length(segment.slot)
+            assert segment.position == held, f"position {segment.position}, slot holds {held}"
+            self._cache.append(segment.slot, len(segment.token_ids))
+        rows = next((rows for rows in PASS_ROWS if rows >= count), self._sizes.prefill_rows)
+        assert head is Head.NONE or count <= BLOCK_ROWS, "too many tokens for one pass"
+        self._step.write(segments, rows)
+        self._plan.run(rows, head)
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget what the slot holds beyond `length`; CutTooDeepError where rings lack it."""
+        self._cache.truncate(slot, length)
+
+    def close(self, slot: int) -> None:
+        """Free the slot."""
+        self._cache.close(slot)
+        self._sampling.pop(slot, None)
+
+    def release(self) -> None:
+        """Give back the device and all memory; safe to call twice."""
+        self._held.close()
+
+
+def open_verifier(
+    source: MatrixSource,
+    shape: Gemma3Shape,
+    head_bits: Bits,
+    device: Device,
+    *,
+    context_length: int,
+    num_slots: int = 1,
+    load: Progress = lambda _done_bytes, _total_bytes: None,
+    tuning: Tuning | None = None,
+) -> VulkanVerifier:
+    """Load a model onto a device, which the verifier then owns.
+
+    `load` hears the bytes loaded and in all. DeviceError says what is needed and available where
+    the device has too little memory; nothing has been loaded then.
+    """
+    tuning = tuning or tuning_for(device.info)
+    sizes = RunSizes(
+        shape,
+        head_bits,
+        context_length,
+        num_slots,
+        min(tuning.prefill_rows, -(-context_length // BLOCK_ROWS) * BLOCK_ROWS),
+        tuning.attention_chunk,
+        tuning.attention_rows,
+    )
+    return VulkanVerifier(device, sizes, tuning, source, load)

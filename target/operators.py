@@ -1,0 +1,246 @@
+"""The operations of a pass as dispatches: which shader, which bindings, which grid.
+
+It knows each shader's interface (its header in shaders/) and nothing of their order in a model.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+
+from specdec.gemma3.shape import GROUP
+from specdec.weights import TILE_ROWS
+from target.packing import PackedMatrix
+from target.programs import Program
+from target.sizes import BLOCK_ROWS, RunSizes
+from target.tuning import GemmTuning, Tuning
+from target.vulkan import DescriptorPool, Device, Recorder, Region
+
+Grid = tuple[int, int, int]
+
+
+class Operators:
+    """Programs and descriptor sets, made when first used and kept; appends to a recorder."""
+
+    def __init__(self, device: Device, sizes: RunSizes, tuning: Tuning) -> None:
+        self.device = device
+        self.sizes = sizes
+        self.tuning = tuning
+        self._pool = DescriptorPool(device)
+        self._programs: dict[tuple[object, ...], Program] = {}
+        self._sets: dict[tuple[object, ...], object] = {}
+
+    def embed(
+        self, recorder: Recorder, rows: int, step: Region, matrix: PackedMatrix, x: Region
+    ) -> None:
+        """x = embedding of each row's token, times the square root of the hidden size."""
+        hidden = self.sizes.shape.hidden_size
+        program = self._program("embed", {"BITS": matrix.bits}, {"HIDDEN": hidden})
+        grid = (-(-hidden // GROUP // 64) or 1, rows, 1)
+        for part in matrix.parts:
+            first, count = part.extent.first_row, part.extent.num_tiles * TILE_ROWS
+            push = struct.pack("<IIf", first, count, float(hidden) ** 0.5)
+            self._dispatch(recorder, program, [step, part.packed, part.scales, x], grid, push)
+
+    def norm_quantize(
+        self, recorder: Recorder, rows: int, x: Region, factor: Region, out: Sequence[Region]
+    ) -> None:
+        """Out = quantised RMS norm of x."""
+        program = self._program("norm_quantize", {}, self._norm_constants())
+        self._dispatch(recorder, program, [x, factor, *out], (rows, 1, 1))
+
+    def residual_norm_quantize(
+        self,
+        recorder: Recorder,
+        rows: int,
+        x: Region,
+        y: Region,
+        factors: tuple[Region, Region],
+        out: Sequence[Region],
+    ) -> None:
+        """x += norm of y; out = quantised norm of x."""
+        program = self._program("residual_norm_quantize", {}, self._norm_constants())
+        self._dispatch(recorder, program, [x, y, *factors, *out], (rows, 1, 1))
+
+    def _norm_constants(self) -> dict[str | int, int | float]:
+        shape = self.sizes.shape
+        return {"HIDDEN": shape.hidden_size, "EPS": shape.rms_norm_eps}
+
+    def qk_norm_rope(
+        self, recorder: Recorder, rows: int, layer: int, regions: Sequence[Region]
+    ) -> None:
+        """Queries ready for attention, keys and values into the cache.
+
+        Regions: step, qkv, q factor, k factor, rope, queries, keys, values.
+        """
+        shape = self.sizes.shape
+        constants: dict[str | int, int | float] = {
+            **self._head_constants(),
+            "EPS": shape.rms_norm_eps,
+            "QUERY_SCALE": float(shape.query_pre_attn_scalar**-0.5),
+        }
+        program = self._program("qk_norm_rope", {}, constants)
+        grid = (shape.num_heads + 2 * shape.num_kv_heads, rows, 1)
+        push = struct.pack("<I", self.sizes.ring(layer))
+        self._dispatch(recorder, program, regions, grid, push)
+
+    def attention(
+        self, recorder: Recorder, rows: int, layer: int, grid: Region, regions: Sequence[Region]
+    ) -> None:
+        """Partial sums over chunks of keys.
+
+        Regions: step, queries, keys, values, partials (2), work list.
+        """
+        constants = self._head_constants()
+        constants["CHUNK"] = self.tuning.attention_chunk
+        constants["ROWS"] = self.sizes.group_rows(rows)
+        constants["SHUFFLE"] = self.tuning.attention_shuffle
+        program = self._program("attention", {}, constants)
+        window = self.sizes.window(layer)
+        push = struct.pack("<III", self.sizes.ring(layer), window, self.sizes.max_chunks(window))
+        recorder.dispatch_indirect(program, self._bind(program, regions), grid, push)
+
+    def attention_merge(
+        self, recorder: Recorder, rows: int, layer: int, regions: Sequence[Region]
+    ) -> None:
+        """Quantised attention output. Regions: step, partials (2), output (2)."""
+        shape, window = self.sizes.shape, self.sizes.window(layer)
+        constants: dict[str | int, int | float] = {
+            "HEAD_DIM": shape.head_dim,
+            "NUM_HEADS": shape.num_heads,
+            "CHUNK": self.tuning.attention_chunk,
+        }
+        program = self._program("attention_merge", {}, constants)
+        push = struct.pack("<II", window, self.sizes.max_chunks(window))
+        self._dispatch(recorder, program, regions, (shape.num_heads, rows, 1), push)
+
+    def _head_constants(self) -> dict[str | int, int | float]:
+        shape = self.sizes.shape
+        return {
+            "HEAD_DIM": shape.head_dim,
+            "NUM_HEADS": shape.num_heads,
+            "NUM_KV_HEADS": shape.num_kv_heads,
+        }
+
+    def matmul(
+        self,
+        recorder: Recorder,
+        rows: int,
+        matrix: PackedMatrix,
+        activations: Sequence[Region],
+        y: Region,
+    ) -> None:
+        """y [rows][padded rows of the matrix] = matrix times activations."""
+        stride = -(-matrix.num_rows // TILE_ROWS) * TILE_ROWS
+        self._product(recorder, rows, "gemm", matrix, stride, [*activations], [y])
+
+    def geglu(
+        self,
+        recorder: Recorder,
+        rows: int,
+        matrix: PackedMatrix,
+        activations: Sequence[Region],
+        out: Sequence[Region],
+    ) -> None:
+        """Out = quantised gelu(gate) x up; the matrix must fit one binding."""
+        assert len(matrix.parts) == 1, "gate_up is larger than a binding"
+        stride = matrix.num_rows // 2 // GROUP
+        self._product(recorder, rows, "gemm_geglu", matrix, stride, [*activations], [*out])
+
+    def argmax(
+        self,
+        recorder: Recorder,
+        rows: int,
+        matrix: PackedMatrix,
+        activations: Sequence[Region],
+        best: Sequence[Region],
+    ) -> int:
+        """Largest logit and its id per block of tiles; returns the number of these per row."""
+        num_tiles = -(-matrix.num_rows // TILE_ROWS)
+        stride = -(-num_tiles // self._gemm_tuning("gemm_argmax", matrix).tiles)
+        self._product(recorder, rows, "gemm_argmax", matrix, stride, [*activations], [*best])
+        return stride
+
+    def _product(
+        self,
+        recorder: Recorder,
+        rows: int,
+        name: str,
+        matrix: PackedMatrix,
+        stride: int,
+        activations: list[Region],
+        out: list[Region],
+    ) -> None:
+        """One dispatch per part of the matrix; they write different columns, so need no barrier."""
+        tuning = self._gemm_tuning(name, matrix)
+        has_dot = self.device.info.has_integer_dot
+        constants: dict[str | int, int | float] = {
+            "M": min(rows, BLOCK_ROWS),
+            "SLICES": tuning.slices,
+            "TILES": tuning.tiles,
+            "WIDTH": tuning.width,
+        }
+        if has_dot:
+            constants["UNROLL"] = tuning.unroll
+        defines = {"BITS": matrix.bits, "INTEGER_DOT": int(has_dot)}
+        program = self._program(name, defines, constants)
+        # a workgroup owns TILES tiles (integer dot) or as many for each 8 of its lanes
+        group_tiles = tuning.tiles * (1 if has_dot else tuning.width // 8)
+        for part in matrix.parts:
+            extent = part.extent
+            push = struct.pack(
+                "<5I",
+                matrix.num_columns // GROUP,
+                extent.num_tiles,
+                extent.first_row,
+                stride,
+                extent.num_rows,
+            )
+            grid = (-(-rows // BLOCK_ROWS), -(-extent.num_tiles // group_tiles), 1)
+            regions = [part.packed, part.scales, *activations, *out]
+            self._dispatch(recorder, program, regions, grid, push)
+
+    def _gemm_tuning(self, name: str, matrix: PackedMatrix) -> GemmTuning:
+        """Settings of a product: the head's, or those of the layers' matrix."""
+        kind = "head" if matrix.name == "embed" else matrix.name.rpartition(".")[2]
+        return self.tuning.gemm(kind)
+
+    def choose(
+        self, recorder: Recorder, rows: int, num_partials: int, best: Sequence[Region], ids: Region
+    ) -> None:
+        """Ids = the id of each row's largest logit."""
+        program = self._program("choose", {}, {})
+        push = struct.pack("<I", num_partials)
+        self._dispatch(recorder, program, [*best, ids], (rows, 1, 1), push)
+
+    def _program(
+        self, name: str, defines: Mapping[str, int], constants: Mapping[str | int, int | float]
+    ) -> Program:
+        key = (name, *sorted(defines.items()), *constants.items())
+        if key not in self._programs:
+            self._programs[key] = Program(self.device, name, defines, constants)
+        return self._programs[key]
+
+    def _bind(self, program: Program, regions: Sequence[Region]) -> object:
+        key = (program.num_bindings, *regions)  # sets of equal layouts serve every program
+        if key not in self._sets:
+            self._sets[key] = self._pool.bind(program, regions)
+        return self._sets[key]
+
+    def _dispatch(
+        self,
+        recorder: Recorder,
+        program: Program,
+        regions: Sequence[Region],
+        grid: Grid,
+        push: bytes = b"",
+    ) -> None:
+        recorder.dispatch(program, self._bind(program, regions), grid, push)
+
+    def release(self) -> None:
+        """Destroy programs and sets; no recorded job may run afterwards."""
+        self._pool.release()
+        for program in self._programs.values():
+            program.release()
+        self._programs.clear()
+        self._sets.clear()

@@ -1,0 +1,117 @@
+"""How large a run is, and the bytes it needs on the device, known before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from specdec.gemma3.shape import GROUP, Gemma3Shape
+from specdec.weights import TILE_ROWS, Bits
+
+PASS_ROWS = (1, 2, 4, 8, 16)  # sizes of a pass; a smaller load is padded up to the next
+BLOCK_ROWS = PASS_ROWS[-1]  # rows that share one read of the weights
+_PART_TILES = 16  # parts start at multiples of this many tiles, which every product divides
+_KV_TILE = 32  # cached positions are kept in whole tiles of this many
+
+
+@dataclass(frozen=True, slots=True)
+class RunSizes:
+    """A model's shape and what one run does with it."""
+
+    shape: Gemma3Shape
+    head_bits: Bits
+    context_length: int
+    num_slots: int
+    prefill_rows: int
+    attention_chunk: int
+    attention_rows: int
+
+    @property
+    def max_rows(self) -> int:
+        """Rows of the largest pass."""
+        return max(BLOCK_ROWS, self.prefill_rows)
+
+    def window(self, layer: int) -> int:
+        """Positions a layer's token sees; 0 for all."""
+        return 0 if self.shape.is_global_layer[layer] else self.shape.sliding_window
+
+    def ring(self, layer: int) -> int:
+        """Positions a layer's cache holds: what is visible and one pass more, or the context.
+
+        A rejected run has then not overwritten anything that is visible after it is cut off.
+        """
+        needed = self.context_length
+        if not self.shape.is_global_layer[layer]:
+            needed = min(needed, self.shape.sliding_window + self.max_rows - 1)
+        needed = max(needed, self.attention_chunk)  # a chunk wraps around at most once
+        return -(-needed // _KV_TILE) * _KV_TILE
+
+    def group_rows(self, rows: int) -> int:
+        """Rows of a pass of `rows` that share one read of the cache in attention."""
+        return min(rows, self.attention_rows)
+
+    def max_chunks(self, window: int) -> int:
+        """Most attention chunks that one token sees keys in."""
+        chunk = self.attention_chunk
+        whole = -(-self.context_length // chunk)
+        return min(whole, (window - 1 + chunk - 1) // chunk + 1) if window else whole
+
+    def kv_region_bytes(self, layer: int) -> int:
+        """Bytes of a layer's keys, and of its values: fp16."""
+        return self.num_slots * self.shape.kv_size * self.ring(layer) * 2
+
+    def scratch_bytes(self) -> dict[str, int]:
+        """Bytes of every buffer that a pass computes in, by name."""
+        shape, rows = self.shape, self.max_rows
+        widest = max(shape.hidden_size, shape.query_size + 2 * shape.kv_size)
+        padded = -(-widest // TILE_ROWS) * TILE_ROWS
+        chunks = max(self.max_chunks(0), self.max_chunks(shape.sliding_window))
+        partials = rows * shape.num_heads * chunks
+        vocab_tiles = -(-shape.vocab_size // TILE_ROWS)
+        sizes = {
+            "x": 4 * rows * shape.hidden_size,
+            "y": 4 * rows * padded,
+            "q": 4 * rows * shape.query_size,
+            "partials": 4 * partials * shape.head_dim,
+            "summaries": 8 * partials,
+            "best_values": 4 * BLOCK_ROWS * vocab_tiles,
+            "best_ids": 4 * BLOCK_ROWS * vocab_tiles,
+            "rope_local": 4 * self.context_length * shape.head_dim,
+            "rope_global": 4 * self.context_length * shape.head_dim,
+        }
+        for name, columns in (
+            ("hidden", shape.hidden_size),
+            ("mixed", shape.query_size),
+            ("inner", shape.intermediate_size),
+        ):
+            sizes[f"{name}_values"] = rows * columns
+            sizes[f"{name}_scales"] = 4 * rows * (columns // GROUP)
+        return sizes
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixPart:
+    """Whole tiles of a matrix small enough to bind: rows, and bytes of values and scales."""
+
+    first_row: int
+    num_rows: int  # without padding rows
+    num_tiles: int
+    packed_bytes: int
+    scale_bytes: int
+
+
+def matrix_parts(
+    num_rows: int, num_columns: int, bits: Bits, binding_limit_bytes: int
+) -> Iterator[MatrixPart]:
+    """Cut a matrix into as few parts as bindings of the given size allow."""
+    tile_bytes = TILE_ROWS * num_columns * bits // 8
+    num_tiles = -(-num_rows // TILE_ROWS)
+    most = binding_limit_bytes // tile_bytes
+    if most < num_tiles:
+        most = max(1, most // _PART_TILES) * _PART_TILES
+    for first in range(0, num_tiles, most):
+        tiles = min(most, num_tiles - first)
+        first_row = first * TILE_ROWS
+        rows = min(tiles * TILE_ROWS, num_rows - first_row)
+        scale_bytes = tiles * TILE_ROWS * (num_columns // GROUP) * 2
+        yield MatrixPart(first_row, rows, tiles, tiles * tile_bytes, scale_bytes)

@@ -1,0 +1,113 @@
+"""What the host writes before a pass: rows, positions, slots, attention work; it submits nothing.
+
+    uint32 words[8]            number of rows, 7 reserved
+    uint32 words[max_rows][4]  token id, slot, position, first row of the row's segment
+
+and, for local and for global layers alike, the work of attention: the grid {entries, kv heads, 1},
+and entries {first row | number of rows << 16, chunk}: rows of one segment, and a chunk they see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from specdec.types import Segment
+from target.sizes import BLOCK_ROWS, RunSizes
+from target.vulkan import Device, MemoryKind, Region
+from target.vulkan.arena import lay_out
+
+_HEADER_WORDS = 8
+_ROW_WORDS = 4
+_INACTIVE = 0xFFFFFFFF  # position of a row that is padding
+
+
+class AttentionWork:
+    """The work list of the layers with one window, and the indirect grid over it."""
+
+    def __init__(self, sizes: RunSizes, window: int, grid: Region, entries: Region) -> None:
+        self._sizes = sizes
+        self._window = window
+        self.grid = grid
+        self.entries = entries
+        self._grid_words = grid.view.view(np.uint32)
+        self._entry_words = entries.view.view(np.uint32).reshape(-1, 2)
+
+    def write(self, groups: Sequence[tuple[int, int, int]]) -> None:
+        """List the chunks that each group (first row, number of rows, first position) sees."""
+        chunk, count = self._sizes.attention_chunk, 0
+        for first_row, num_rows, position in groups:
+            first_seen = max(0, position - self._window + 1) if self._window else 0
+            first, last = first_seen // chunk, (position + num_rows - 1) // chunk
+            part = self._entry_words[count : count + last - first + 1]
+            part[:, 0] = first_row | num_rows << 16
+            part[:, 1] = np.arange(first, last + 1)
+            count += len(part)
+        self._grid_words[:] = (count, self._sizes.shape.num_kv_heads, 1)
+
+
+class StepBuffer:
+    """The mapped buffer of a pass's inputs, and the one its chosen ids come back in."""
+
+    def __init__(self, device: Device, sizes: RunSizes) -> None:
+        self._sizes = sizes
+        self._memory = device.memory
+        windows = (sizes.shape.sliding_window, 0)
+        regions = [4 * (_HEADER_WORDS + _ROW_WORDS * sizes.max_rows)]
+        for window in windows:
+            regions += [12, 8 * sizes.max_rows * (sizes.max_chunks(window) + 1)]
+        layout = lay_out(regions, device.memory.alignment, device.memory.block_limit_bytes)
+        self._buffer = device.memory.allocate(layout.total_bytes, MemoryKind.UPLOAD, "step")
+        parts = [
+            self._buffer.region(offset, size)
+            for (_, offset), size in zip(layout.places, regions, strict=True)
+        ]
+        self.rows = parts[0]
+        self.local = AttentionWork(sizes, windows[0], parts[1], parts[2])
+        self.everything = AttentionWork(sizes, windows[1], parts[3], parts[4])
+        self._ids = device.memory.allocate(4 * BLOCK_ROWS, MemoryKind.READBACK, "step")
+        self.ids = self._ids.whole
+        self._id_words = self.ids.view.view(np.uint32)
+        words = self.rows.view.view(np.uint32)
+        self._header = words[:_HEADER_WORDS]
+        self._row_words = words[_HEADER_WORDS:].reshape(sizes.max_rows, _ROW_WORDS)
+
+    def write(self, segments: Sequence[Segment], num_rows: int) -> None:
+        """Lay segments out in rows 0, 1, ... and fill up to `num_rows` with padding rows."""
+        row = 0
+        for segment in segments:
+            count = len(segment.token_ids)
+            part = self._row_words[row : row + count]
+            part[:, 0] = segment.token_ids
+            part[:, 1] = segment.slot
+            part[:, 2] = np.arange(segment.position, segment.position + count)
+            part[:, 3] = row
+            row += count
+        padding = self._row_words[row:num_rows]
+        padding[:] = (0, 0, _INACTIVE, 0)
+        padding[:, 3] = np.arange(row, num_rows)
+        self._header[0] = row
+        groups = list(_row_groups(segments, self._sizes.group_rows(num_rows)))
+        self.local.write(groups)
+        self.everything.write(groups)
+
+    def chosen_ids(self, num_rows: int) -> tuple[int, ...]:
+        """The token chosen after each of the first rows."""
+        return tuple(self._id_words[:num_rows].tolist())
+
+    def release(self) -> None:
+        """Free the buffers."""
+        self._memory.free(self._buffer)
+        self._memory.free(self._ids)
+
+
+def _row_groups(segments: Sequence[Segment], group_rows: int) -> Iterator[tuple[int, int, int]]:
+    """Up to `group_rows` rows of one segment: first row, number of rows, first position."""
+    row = 0
+    for segment in segments:
+        count = len(segment.token_ids)
+        for offset in range(0, count, group_rows):
+            size = min(group_rows, count - offset)
+            yield row + offset, size, segment.position + offset
+        row += count
