@@ -19,7 +19,7 @@ from specdec.errors import UsageError
 from specdec.gemma3.loading import from_checkpoint
 from specdec.gemma3.reference import Gemma3Reference
 from specdec.tokenizer import Tokenizer
-from specdec.types import Controller, Drafter, Verifier
+from specdec.types import Controller, Drafter, RoundRecorder, Verifier
 
 _log = logging.getLogger("specdec")
 
@@ -29,8 +29,17 @@ def load(
     *,
     stop_strings: tuple[str, ...] = (),
     stop_token_ids: frozenset[int] = frozenset(),
+    controller: Controller | None = None,
+    recorder: RoundRecorder | None = None,
 ) -> Engine:
     """Open models and devices as configured; close the engine (or use `with`) to free them.
+
+    Args:
+        config: all settings.
+        stop_strings: texts that end a generation.
+        stop_token_ids: tokens that end it.
+        controller: decides draft lengths in place of the configured one.
+        recorder: is told of every round; the engine releases it.
 
     Raises UsageError for settings that contradict each other, ModelError for an unusable model,
     DeviceError for an unusable device.
@@ -52,9 +61,9 @@ def load(
         stop_token_ids=stop_token_ids,
     )
     drafter = _drafter(config, checkpoint, context_length)
-    controller = _controller(config, drafter)
+    controller = controller or _controller(config, drafter)
     verifier = _verifier(config, checkpoint, context_length)
-    return Engine(verifier, drafter, controller, tokenizer, defaults)
+    return Engine(verifier, drafter, controller, tokenizer, defaults, recorder)
 
 
 def _model_dir(name: str, role: str) -> Path:
