@@ -7,19 +7,26 @@ They are imported inside the functions that need them: `specdec` exports `load`,
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from specdec.assets import embedded_model_dir
 from specdec.checkpoint import Checkpoint, open_checkpoint
 from specdec.config import Config
 from specdec.controller import FixedLength
 from specdec.engine import Engine, GenerationDefaults
-from specdec.errors import UsageError
+from specdec.errors import DeviceError, UsageError
 from specdec.gemma3.loading import from_checkpoint
 from specdec.gemma3.reference import Gemma3Reference
 from specdec.tokenizer import Tokenizer
 from specdec.types import Controller, Drafter, RoundRecorder, Verifier
+
+if TYPE_CHECKING:
+    from target.vulkan import Device
+
+Progress = Callable[[int, int], None]
 
 _log = logging.getLogger("specdec")
 
@@ -31,6 +38,7 @@ def load(
     stop_token_ids: frozenset[int] = frozenset(),
     controller: Controller | None = None,
     recorder: RoundRecorder | None = None,
+    progress: Progress = lambda done_bytes, total_bytes: None,
 ) -> Engine:
     """Open models and devices as configured; close the engine (or use `with`) to free them.
 
@@ -40,6 +48,7 @@ def load(
         stop_token_ids: tokens that end it.
         controller: decides draft lengths in place of the configured one.
         recorder: is told of every round; the engine releases it.
+        progress: hears the bytes of weights loaded onto the device so far, and in all.
 
     Raises UsageError for settings that contradict each other, ModelError for an unusable model,
     DeviceError for an unusable device.
@@ -62,7 +71,7 @@ def load(
     )
     drafter = _drafter(config, checkpoint, context_length)
     controller = controller or _controller(config, drafter)
-    verifier = _verifier(config, checkpoint, context_length)
+    verifier = _verifier(config, checkpoint, context_length, progress)
     return Engine(verifier, drafter, controller, tokenizer, defaults, recorder)
 
 
@@ -86,12 +95,42 @@ def _context_length(config: Config, checkpoint: Checkpoint) -> int:
     return wanted or longest
 
 
-def _verifier(config: Config, checkpoint: Checkpoint, context_length: int) -> Verifier:
-    if config.target.device not in ("auto", "reference"):
-        raise UsageError(f"target.device is {config.target.device!r}; legal: auto, reference")
+def _verifier(
+    config: Config, checkpoint: Checkpoint, context_length: int, progress: Progress
+) -> Verifier:
+    """The target on the configured device; `auto` is Vulkan, or numpy where there is none."""
     from target.reference import ReferenceVerifier
 
-    return ReferenceVerifier(_reference(checkpoint, context_length))
+    device = _open_device(config)
+    if device is None:
+        return ReferenceVerifier(_reference(checkpoint, context_length))
+    from target.model import open_verifier
+
+    return open_verifier(
+        checkpoint,
+        checkpoint.info.shape,
+        checkpoint.info.head_bits,
+        device,
+        context_length=context_length,
+        num_slots=config.run.batch_size,
+        load=progress,
+    )
+
+
+def _open_device(config: Config) -> Device | None:
+    """The Vulkan device to run on; None is the numpy reference."""
+    selector = config.target.device
+    if selector == "reference":
+        return None
+    try:
+        from target.vulkan import Device
+
+        return Device.open(selector, validation=config.run.validation)
+    except DeviceError as error:
+        if selector != "auto":
+            raise
+        _log.warning("%s; the numpy reference runs the target instead", error)
+        return None
 
 
 def _reference(checkpoint: Checkpoint, context_length: int) -> Gemma3Reference:
