@@ -141,7 +141,7 @@ def checked_value(name: str, value: object) -> Value:
         raise UsageError(f"{name} is {value!r}; legal: {legal}")
     if name in _BOUNDS:
         low, high = _BOUNDS[name]
-        if not low <= float(value) <= high:
+        if not (isinstance(value, int | float) and low <= value <= high):
             raise UsageError(f"{name} is {value}; legal: {low} to {high}")
     return value
 

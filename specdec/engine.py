@@ -45,6 +45,7 @@ class GenerationDefaults:
     eos_ids: frozenset[int] = frozenset()
     stop_strings: tuple[str, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
+    has_chat_template: bool = True  # the model was made for chat
 
 
 class Engine:
@@ -121,6 +122,11 @@ class Engine:
     def _encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Token ids of a prompt, checked against the context."""
         if prompt.messages is not None:
+            if not self._defaults.has_chat_template:
+                raise PromptError(
+                    f"prompt {prompt.id!r} is a chat, but the target has no chat template: it was "
+                    "not trained for chat; give a plain prompt"
+                )
             prompt_ids = encode_chat(self._tokenizer, prompt.messages)
         elif prompt.text:
             prompt_ids = self._tokenizer.encode(prompt.text, add_bos=True)

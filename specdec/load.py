@@ -68,6 +68,7 @@ def load(
         eos_ids=frozenset(checkpoint.info.eos_ids),
         stop_strings=stop_strings,
         stop_token_ids=stop_token_ids,
+        has_chat_template=checkpoint.info.chat_template is not None,
     )
     drafter = _drafter(config, checkpoint, context_length)
     controller = controller or _controller(config, drafter)

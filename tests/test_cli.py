@@ -102,6 +102,7 @@ def test_stop_token_ids_end_a_run(capsys: pytest.CaptureFixture[str]) -> None:
         (["x", "--mode", "sometimes"], 2, "legal: auto, fixed, off"),
         (["x", "--set", "speculation.max_draft_length=3"], 2, "above speculation.max_draft_len"),
         (["x", "--set", "run.context_length=999999"], 2, "the target's longest is 2048"),
+        (["x", "--device", "reference", "--chat"], 1, "the target has no chat template"),
         (["--prompts", "none.jsonl"], 2, "cannot read prompts"),
         (["x", "--config", "none.toml"], 2, "cannot read config"),
         (["x", "--target", "no/such/model"], 1, "no/such/model"),

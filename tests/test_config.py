@@ -40,6 +40,8 @@ def test_overrides_apply_in_order_and_strings_need_no_quotes() -> None:
         ("sampling.temperature=nan", "sampling.temperature is nan; legal: 0.0 to 100.0"),
         ("sampling.temperature=inf", "sampling.temperature is inf"),
         ("sampling.seed=-1", "sampling.seed is -1"),
+        (f"sampling.seed={2**64}", "sampling.seed is 18446744073709551616; legal: 0 to"),
+        (f"sampling.seed={10**400}", "sampling.seed is 1000"),
         ("speculation.mode=always", "is 'always'; legal: auto, fixed, off"),
         ("draft.device=7", "of type text"),
     ],
@@ -70,3 +72,7 @@ def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bin.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="not TOML"):
         read_config(tmp_path / "bin.toml")
+
+
+def test_the_largest_seed_is_legal() -> None:
+    assert with_overrides(Config(), [f"sampling.seed={2**64 - 1}"]).sampling.seed == 2**64 - 1
