@@ -80,6 +80,11 @@ class VulkanVerifier:
         """Bytes in use on the device, by part."""
         return self._needs
 
+    @property
+    def messages(self) -> list[str]:
+        """What the validation layer said so far; empty without validation."""
+        return self._device.messages
+
     def open(self, slot: int, sampling: SamplingParams) -> None:
         """Start an empty sequence in `slot`."""
         self._cache.open(slot)
@@ -87,6 +92,10 @@ class VulkanVerifier:
         if sampling.temperature > 0.0:
             for rows in PASS_ROWS:
                 self._plan.record(rows, Head.LOGITS)
+
+    def length(self, slot: int) -> int:
+        """Number of tokens the slot holds; 0 for a closed one."""
+        return self._cache.length(slot)
 
     def prefill(self, segment: Segment) -> None:
         """Feed prompt tokens without choosing, in chunks; any number of them."""

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,13 +36,6 @@ def some_info() -> DeviceInfo:
     if not infos:
         pytest.skip("no Vulkan device")
     return replace(infos[0], index=0, name="Fake One", kind="discrete", missing=())
-
-
-@pytest.fixture
-def quiet_device() -> Iterator[Device]:
-    """A device of its own without validation, for calls that are wrong on purpose."""
-    with open_device(validation=False) as device:
-        yield device
 
 
 def record_too_many_groups(device: Device, shaders: Path) -> None:

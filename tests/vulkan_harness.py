@@ -104,6 +104,13 @@ def shaders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def quiet_device() -> Iterator[Device]:
+    """A device of its own without validation, for calls that are wrong on purpose."""
+    with open_device(validation=False) as device:
+        yield device
+
+
 def pack_push(push: Push) -> bytes:
     """Push constants as bytes: ints as uint32, floats as float32."""
     if isinstance(push, bytes):

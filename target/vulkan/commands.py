@@ -40,30 +40,7 @@ class Pipeline:
         self._device = device
         self.label = label
         self.num_bindings = num_bindings
-        action = f"building {label}"
-        bindings = [
-            make(
-                "VkDescriptorSetLayoutBinding",
-                binding=i,
-                descriptorType=_STORAGE,
-                descriptorCount=1,
-                stageFlags=_STAGE,
-            )
-            for i in range(num_bindings)
-        ]
-        info = make(
-            "VkDescriptorSetLayoutCreateInfo", bindingCount=num_bindings, pBindings=bindings
-        )
-        self.set_layout = create("vkCreateDescriptorSetLayout", device.handle, info, action)
-        push = make("VkPushConstantRange", stageFlags=_STAGE, offset=0, size=PUSH_BYTES)
-        info = make(
-            "VkPipelineLayoutCreateInfo",
-            setLayoutCount=1,
-            pSetLayouts=[self.set_layout],
-            pushConstantRangeCount=1,
-            pPushConstantRanges=push,
-        )
-        self.layout = create("vkCreatePipelineLayout", device.handle, info, action)
+        self.set_layout, self.layout = _layouts(device, num_bindings, f"building {label}")
         self.handle = NULL
         try:
             self.handle = self._compile(spirv, constants or {}, subgroup_size)
@@ -107,6 +84,32 @@ class Pipeline:
         lib.vkDestroyPipeline(device, self.handle, NULL)
         lib.vkDestroyPipelineLayout(device, self.layout, NULL)
         lib.vkDestroyDescriptorSetLayout(device, self.set_layout, NULL)
+
+
+def _layouts(device: Device, num_bindings: int, action: str) -> tuple[Handle, Handle]:
+    """Layouts of the one descriptor set and of the pipeline."""
+    bindings = [
+        make(
+            "VkDescriptorSetLayoutBinding",
+            binding=i,
+            descriptorType=_STORAGE,
+            descriptorCount=1,
+            stageFlags=_STAGE,
+        )
+        for i in range(num_bindings)
+    ]
+    info = make("VkDescriptorSetLayoutCreateInfo", bindingCount=num_bindings, pBindings=bindings)
+    set_layout = create("vkCreateDescriptorSetLayout", device.handle, info, action)
+    push = make("VkPushConstantRange", stageFlags=_STAGE, offset=0, size=PUSH_BYTES)
+    info = make(
+        "VkPipelineLayoutCreateInfo",
+        setLayoutCount=1,
+        pSetLayouts=[set_layout],
+        pushConstantRangeCount=1,
+        pPushConstantRanges=push,
+    )
+    layout = create("vkCreatePipelineLayout", device.handle, info, action)
+    return set_layout, layout
 
 
 def _specialization(constants: Mapping[int, int]) -> Handle:
