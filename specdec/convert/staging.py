@@ -30,9 +30,8 @@ def staged_directory(out: Path) -> Iterator[Path]:
             yield staging
             sync_directory(staging)
             staging.rename(out)  # an empty `out` is replaced
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)  # after the renaming there is none
         sync_directory(out.parent)
     finally:
         os.close(handle)
