@@ -130,6 +130,12 @@ class VulkanVerifier:
         self._feed(segments, Head.LOGITS)
         return self._plan.logits(sum(len(segment.token_ids) for segment in segments))
 
+    def profile_ms(self, segments: Sequence[Segment]) -> dict[str, float]:
+        """Milliseconds by operation of one greedy pass, the most first; the slots keep nothing."""
+        rows = sum(len(segment.token_ids) for segment in segments)
+        self._step.write(segments, rows)
+        return self._plan.profile_ms(rows, Head.CHOOSE)
+
     def _feed(self, segments: Sequence[Segment], head: Head) -> None:
         count = sum(len(segment.token_ids) for segment in segments)
         for segment in segments:

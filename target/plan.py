@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from itertools import pairwise
 
 import numpy as np
 
@@ -83,6 +84,27 @@ class Plan:
         stride = len(self._logits.view) // 4 // BLOCK_ROWS
         table = self._logits.view.view(np.float32).reshape(BLOCK_ROWS, stride)
         return table[:rows, : self._sizes.shape.vocab_size].copy()
+
+    def profile_ms(self, rows: int, head: Head) -> dict[str, float]:
+        """Milliseconds by operation of a pass over what the step buffer says, the most first."""
+        names: list[str] = []
+        recorder = Recorder(self._device, "profile", 16 * (self._sizes.shape.num_layers + 1))
+
+        def mark(name: str) -> None:
+            names.append(name)
+            recorder.timestamp(len(names))
+
+        recorder.timestamp(0)
+        self.write(recorder, rows, head, mark)
+        job = recorder.finish()
+        job.run()
+        times_s = job.timestamps_s(len(names) + 1)
+        job.release()
+        sums: dict[str, float] = {}
+        for name, (start, end) in zip(names, pairwise(times_s), strict=False):
+            sums[name] = sums.get(name, 0.0) + (end - start) * 1e3
+        ordered = sorted(sums.items(), key=lambda item: -item[1])
+        return {name: round(value, 4) for name, value in ordered}
 
     def write(self, recorder: Recorder, rows: int, head: Head, mark: Callable[[str], None]) -> None:
         """Append a whole pass; `mark` is called with the name of each operation after it."""

@@ -156,8 +156,9 @@ def test_two_thousand_steps_and_twenty_loads_leave_no_memory_behind() -> None:
     model, sizes_after = RandomModel(), []
     for index in range(20):
         verifier = load(open_device(validation=False), model)
-        growth = steps(verifier, 2000 if index == 0 else 10)
-        assert index > 0 or growth < 2 << 20  # a later load's first steps warm up, 2000 do not
+        # lavapipe's own pools grow for some 2500 steps; the second half of 6000 must not
+        growth = steps(verifier, 6000 if index == 0 else 10)
+        assert index > 0 or growth < 1 << 20
         verifier.release()
         sizes_after.append(rss_bytes())
     assert sizes_after[-1] - sizes_after[10] < 8 << 20

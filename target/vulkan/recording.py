@@ -176,17 +176,17 @@ class Job:
             self._device.lost()
         check(result, f"running {self._label}")
 
-    def timestamps_s(self) -> list[float]:
-        """Times noted in the last replay, in seconds from an arbitrary origin."""
+    def timestamps_s(self, count: int) -> list[float]:
+        """The first `count` times noted in the last replay, in seconds from an arbitrary origin."""
         if not self._num_timestamps:
             return []
-        ticks = ffi.new("uint64_t[]", self._num_timestamps)
+        ticks = ffi.new("uint64_t[]", count)
         result = lib.vkGetQueryPoolResults(
             self._device.handle,
             self._queries,
             0,
-            self._num_timestamps,
-            8 * self._num_timestamps,
+            count,
+            8 * count,
             ticks,
             8,
             vk.VK_QUERY_RESULT_64_BIT | vk.VK_QUERY_RESULT_WAIT_BIT,

@@ -1,0 +1,213 @@
+"""Time of one target pass by its number of tokens: T(m), prefill, bytes moved; a table and JSON.
+
+    python benchmarks/bench_target.py --shape tiny 270m [--device auto] [--profile]
+    python benchmarks/bench_target.py --model path/of/a/converted/model
+
+Shapes have random weights (one tile repeated: time does not depend on values, and a 27B model
+needs no 15 GB on the host). Passes of all sizes take turns, so that a slow moment hits all alike.
+T(m) is what the host sees: writing the inputs, submit, wait, reading the ids. Bytes are those of
+the weights and of the cache that a pass reads once; the embedding's rows are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specdec.checkpoint import open_checkpoint
+from specdec.gemma3.loading import MatrixSource
+from specdec.gemma3.shape import Gemma3Shape
+from specdec.types import SamplingParams, Segment
+from specdec.weights import Bits, QuantizedMatrix, matrix_sizes, vector_sizes
+from target.model import VulkanVerifier, open_verifier
+from target.vulkan import Device
+
+SIZES = (1, 2, 4, 8, 16)
+
+
+def layers(count: int) -> tuple[bool, ...]:
+    """Gemma 3: every sixth layer is global."""
+    return tuple(index % 6 == 5 for index in range(count))
+
+
+_270M = Gemma3Shape(262144, 640, 2048, 4, 1, 256, 32768, 512, layers(18), 256.0)
+SHAPES = {
+    "tiny": replace(
+        _270M, vocab_size=32768, hidden_size=256, intermediate_size=1024, is_global_layer=layers(6)
+    ),
+    "270m": _270M,
+    "1b": replace(_270M, hidden_size=1152, intermediate_size=6912, is_global_layer=layers(26)),
+    "4b": Gemma3Shape(262208, 2560, 10240, 8, 4, 256, 131072, 1024, layers(34), 256.0),
+    "27b": Gemma3Shape(262208, 5376, 21504, 32, 16, 128, 131072, 1024, layers(62), 168.0),
+}
+
+
+@dataclass
+class RandomWeights:
+    """A MatrixSource whose matrices repeat one random tile."""
+
+    shape: Gemma3Shape
+    head_bits: Bits
+
+    def matrix(self, name: str) -> QuantizedMatrix:
+        """A packed matrix by name."""
+        num_rows, num_columns = matrix_sizes(self.shape)[name]
+        bits: Bits = self.head_bits if name == "embed" else 4
+        tiles, groups = -(-num_rows // 32), num_columns // 32
+        rng = np.random.default_rng(groups)
+        tile = (groups, 32, 16) if bits == 4 else (groups, 2, 32, 16)
+        packed = rng.integers(0, 256, tile, np.uint8)
+        scales = rng.uniform(0.5, 1.5, (groups, 32)) / (8 if bits == 4 else 128) / groups
+        return QuantizedMatrix(
+            bits,
+            num_rows,
+            num_columns,
+            np.broadcast_to(packed if bits == 4 else packed.view(np.int8), (tiles, *tile)),
+            np.broadcast_to(scales.astype(np.float16), (tiles, groups, 32)),
+        )
+
+    def vector(self, name: str) -> NDArray[np.float32]:
+        """A vector of ones."""
+        return np.ones(vector_sizes(self.shape)[name], np.float32)
+
+
+def timed_s(verifier: VulkanVerifier, depth: int, ids: tuple[int, ...]) -> float:
+    start = time.perf_counter()
+    verifier.verify([Segment(0, depth, ids)])
+    elapsed_s = time.perf_counter() - start
+    verifier.truncate(0, depth)
+    return elapsed_s
+
+
+def prefill_s(verifier: VulkanVerifier, ids: tuple[int, ...]) -> float:
+    verifier.truncate(0, 0)
+    start = time.perf_counter()
+    verifier.prefill(Segment(0, 0, ids))
+    return time.perf_counter() - start
+
+
+def kv_bytes(shape: Gemma3Shape, depth: int) -> int:
+    """Bytes of keys and values that a token at `depth` sees."""
+    seen = sum(
+        depth if is_global else min(depth, shape.sliding_window)
+        for is_global in shape.is_global_layer
+    )
+    return 4 * shape.kv_size * seen
+
+
+def quantiles_ms(times_s: list[float]) -> dict[str, float]:
+    low, _, middle, _, high = np.quantile(times_s, (0.1, 0.25, 0.5, 0.75, 0.9)) * 1e3
+    return {
+        "median_ms": round(float(middle), 4),
+        "p10_ms": round(float(low), 4),
+        "p90_ms": round(float(high), 4),
+        "min_ms": round(min(times_s) * 1e3, 4),
+    }
+
+
+def measure(
+    name: str, source: MatrixSource, shape: Gemma3Shape, head_bits: Bits, args: argparse.Namespace
+) -> dict[str, object]:
+    device = Device.open(args.device)
+    start = time.perf_counter()
+    length = max(args.depth, args.prompt) + 64
+    verifier = open_verifier(source, shape, head_bits, device, context_length=length)
+    load_s = time.perf_counter() - start
+    ids = tuple(np.random.default_rng(0).integers(0, shape.vocab_size, length).tolist())
+    verifier.open(0, SamplingParams())
+    prefills = [prefill_s(verifier, ids[: args.prompt]) for _ in range(4)][1:]
+    verifier.truncate(0, 0)
+    verifier.prefill(Segment(0, 0, ids[: args.depth]))
+    for m in SIZES:
+        timed_s(verifier, args.depth, ids[:m])  # the first replay of a size may compile
+    times: dict[int, list[float]] = {m: [] for m in SIZES}
+    for _ in range(args.repeat):
+        for m in SIZES:
+            times[m].append(timed_s(verifier, args.depth, ids[:m]))
+    moved = verifier.memory.weights_bytes + kv_bytes(shape, args.depth)
+    result = {
+        "bench": "target",
+        "shape": name,
+        "device": device.info.name,
+        "kind": device.info.kind,
+        "driver": device.info.driver,
+        "host": platform.machine(),
+        "numerics_id": verifier.numerics_id,
+        "head_bits": head_bits,
+        "depth": args.depth,
+        "n": args.repeat,
+        "load_s": round(load_s, 3),
+        "weights_bytes": verifier.memory.weights_bytes,
+        "kv_bytes": verifier.memory.kv_bytes,
+        "scratch_bytes": verifier.memory.scratch_bytes,
+        "bytes_moved": moved,
+        "passes": {str(m): quantiles_ms(times[m]) for m in SIZES},
+        "prefill_tokens": args.prompt,
+        "prefill_tok_s": round(args.prompt / statistics.median(prefills), 2),
+    }
+    if args.profile:
+        result["profile_ms"] = {
+            str(m): verifier.profile_ms([Segment(0, args.depth, ids[:m])]) for m in SIZES
+        }
+    verifier.release()
+    return result
+
+
+def table(result: dict[str, object]) -> str:
+    passes, moved = result["passes"], result["bytes_moved"]
+    assert isinstance(passes, dict) and isinstance(moved, int)
+    first = passes["1"]["median_ms"]
+    lines = [
+        f"{result['shape']}: {result['device']} ({result['driver']}), {result['numerics_id']}",
+        f"  weights {moved / 1e9:.3f} GB a pass, depth {result['depth']}, n = {result['n']}",
+        f"  {'m':>4} {'T ms':>9} {'p10':>9} {'p90':>9} {'GB/s':>8} {'T(m)/T(1)':>10} {'tok/s':>8}",
+    ]
+    for m, row in passes.items():
+        median = row["median_ms"]
+        lines.append(
+            f"  {m:>4} {median:9.3f} {row['p10_ms']:9.3f} {row['p90_ms']:9.3f} "
+            f"{moved / median / 1e6:8.2f} {median / first:10.2f} {int(m) * 1e3 / median:8.1f}"
+        )
+    lines.append(f"  prefill of {result['prefill_tokens']}: {result['prefill_tok_s']} tok/s")
+    profile = result.get("profile_ms", {})
+    assert isinstance(profile, dict)
+    for m, parts in profile.items():
+        shown = ", ".join(f"{part} {value:.3f}" for part, value in parts.items())
+        lines.append(f"  ms at m = {m}: {shown}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", nargs="*", default=[], choices=SHAPES)
+    parser.add_argument("--model", nargs="*", default=[], type=Path)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--head-bits", type=int, default=8, choices=(4, 8))
+    parser.add_argument("--depth", type=int, default=128, help="tokens before the pass")
+    parser.add_argument("--prompt", type=int, default=128, help="tokens of the prefill")
+    parser.add_argument("--repeat", type=int, default=20)
+    parser.add_argument("--profile", action="store_true", help="time by operation as well")
+    args = parser.parse_args()
+    if not args.shape and not args.model:
+        args.shape = ["tiny"]
+    for name in args.shape:
+        shape = SHAPES[name]
+        result = measure(name, RandomWeights(shape, args.head_bits), shape, args.head_bits, args)
+        print(table(result), json.dumps(result), sep="\n", flush=True)
+    for path in args.model:
+        checkpoint = open_checkpoint(path)
+        info = checkpoint.info
+        result = measure(info.source_name, checkpoint, info.shape, info.head_bits, args)
+        print(table(result), json.dumps(result), sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
