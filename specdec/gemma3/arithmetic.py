@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specdec.gemma3.shape import GROUP
 from specdec.types import FloatArray
@@ -139,15 +138,14 @@ def _fma_chain(
     rounded to float32 after every group.
     """
     shape = dots.shape[1:]
-    scale, acc = np.empty(shape, np.float32), np.zeros(shape, np.float32)
-    wide_scale, wide = np.empty(shape, np.float64), np.empty(shape, np.float64)
-    wide_acc: NDArray[np.float64] = np.zeros(shape, np.float64)
-    for group in groups:
-        np.multiply(weight_scales[group], scales[group, None, :, None], out=scale)
-        np.copyto(wide_scale, scale)
-        np.copyto(wide, dots[group])
-        np.multiply(wide, wide_scale, out=wide)
-        np.add(wide_acc, wide, out=wide)
-        np.copyto(acc, wide, casting="same_kind")
-        np.copyto(wide_acc, acc)
+    acc, wide_acc = np.zeros(shape, np.float32), np.zeros(shape, np.float64)
+    batch = max(1, 2 * _SCRATCH // acc.size)  # groups scaled by one call
+    for start in range(0, len(groups), batch):
+        part = slice(groups[start], groups.stop, groups.step)
+        scale = weight_scales[part][:batch] * scales[part][:batch, None, :, None]
+        products = np.multiply(dots[part][:batch], scale, dtype=np.float64)
+        for product in products:
+            np.add(wide_acc, product, out=product)
+            np.copyto(acc, product, casting="same_kind")
+            np.copyto(wide_acc, acc)
     return acc

@@ -151,7 +151,7 @@ class Gemma3Reference:
 
 
 def _rms_norm(x: FloatArray, factor: FloatArray, eps: float) -> FloatArray:
-    mean_square = np.mean(np.square(x), axis=-1, keepdims=True)
+    mean_square = np.square(x).sum(axis=-1, keepdims=True) / np.float32(x.shape[-1])
     normed: FloatArray = x * (np.float32(1) / np.sqrt(mean_square + np.float32(eps))) * factor
     return normed
 
