@@ -113,15 +113,10 @@ def quantiles_ms(times_s: list[float]) -> dict[str, float]:
     }
 
 
-def measure(
-    name: str, source: MatrixSource, shape: Gemma3Shape, head_bits: Bits, args: argparse.Namespace
-) -> dict[str, object]:
-    device = Device.open(args.device)
-    start = time.perf_counter()
-    length = max(args.depth, args.prompt) + 64
-    verifier = open_verifier(source, shape, head_bits, device, context_length=length)
-    load_s = time.perf_counter() - start
-    ids = tuple(np.random.default_rng(0).integers(0, shape.vocab_size, length).tolist())
+def time_passes(
+    verifier: VulkanVerifier, ids: tuple[int, ...], args: argparse.Namespace
+) -> tuple[list[float], dict[int, list[float]]]:
+    """Seconds of prefills, and of passes by size; the slot ends at --depth."""
     verifier.open(0, SamplingParams())
     prefills = [prefill_s(verifier, ids[: args.prompt]) for _ in range(4)][1:]
     verifier.truncate(0, 0)
@@ -132,6 +127,19 @@ def measure(
     for _ in range(args.repeat):
         for m in SIZES:
             times[m].append(timed_s(verifier, args.depth, ids[:m]))
+    return prefills, times
+
+
+def measure(
+    name: str, source: MatrixSource, shape: Gemma3Shape, head_bits: Bits, args: argparse.Namespace
+) -> dict[str, object]:
+    device = Device.open(args.device)
+    start = time.perf_counter()
+    length = max(args.depth, args.prompt) + 64
+    verifier = open_verifier(source, shape, head_bits, device, context_length=length)
+    load_s = time.perf_counter() - start
+    ids = tuple(np.random.default_rng(0).integers(0, shape.vocab_size, length).tolist())
+    prefills, times = time_passes(verifier, ids, args)
     moved = verifier.memory.weights_bytes + kv_bytes(shape, args.depth)
     result = {
         "bench": "target",

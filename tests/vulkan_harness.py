@@ -44,7 +44,8 @@ import pytest
 from numpy.typing import NDArray
 
 from specdec.errors import DeviceError
-from target.programs import Constants, Defines, Program
+from target.programs import Constants, Program
+from target.spirv import Defines
 from target.vulkan import Buffer, DescriptorPool, Device, Job, MemoryKind, Recorder, Region
 
 Array = NDArray[np.generic]
