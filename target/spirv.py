@@ -87,8 +87,9 @@ def source_key(source: Path, defines: Defines) -> str:
             ) from error
         digest.update(code.encode())
         for included in _INCLUDE.findall(code):
-            beside = path.parent / included
-            pending.append(beside if beside.exists() else source.parent / "include" / included)
+            folders = (path.parent, source.parent, source.parent / "include")
+            found = (folder / included for folder in folders if (folder / included).exists())
+            pending.append(next(found, path.parent / included))
     return f"{source.stem}-{digest.hexdigest()[:24]}"
 
 

@@ -33,13 +33,12 @@ _USAGE = (
     | vk.VK_BUFFER_USAGE_TRANSFER_DST_BIT
 )
 _LARGEST_BLOCK = 1 << 30  # keeps every block below 32-bit limits inside drivers
-_STAGING_BYTES = 16 << 20
 
 
 class MemoryKind(Enum):
-    """Where a buffer lives. Each is a tuple of property sets, the first that exists is taken."""
+    """Where a buffer lives. Each is a tuple of property sets, the best first."""
 
-    DEVICE = (_LOCAL, 0)  # read and written by shaders; mapped only on unified memory
+    DEVICE = (_LOCAL,)  # read and written by shaders; mapped only on unified memory
     UPLOAD = (_VISIBLE | _LOCAL, _VISIBLE)  # written by the host, read by shaders, mapped
     READBACK = (_VISIBLE | _CACHED, _VISIBLE)  # written by shaders, read by the host, mapped
 
@@ -93,7 +92,6 @@ class Memory:
         self._device = device
         self._buffers: set[Buffer] = set()
         self._in_place = device.info.is_unified if in_place is None else in_place
-        self._staging: Buffer | None = None
         properties = ffi.new("VkPhysicalDeviceMemoryProperties*")
         lib.vkGetPhysicalDeviceMemoryProperties(device.physical, properties)
         self._types = [properties.memoryTypes[i] for i in range(properties.memoryTypeCount)]
@@ -113,40 +111,34 @@ class Memory:
         return largest // self.alignment * self.alignment
 
     def available_bytes(self) -> int:
-        """Device memory that can still be allocated, as far as the driver tells."""
+        """Memory that DEVICE buffers can still take, as far as the driver tells."""
         info = self._device.info
         if info.kind == "software":  # its heap is the host's memory, whatever size it reports
             return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if MEMORY_BUDGET not in info.extensions:
-            return max(info.heap_bytes) - sum(self.used_bytes.values())
-        budget = make("VkPhysicalDeviceMemoryBudgetPropertiesEXT")
-        query = make("VkPhysicalDeviceMemoryProperties2", pNext=budget)
-        lib.vkGetPhysicalDeviceMemoryProperties2(self._device.physical, query)
-        heaps = {entry.heapIndex for entry in self._types if entry.propertyFlags & _LOCAL}
-        return int(max(budget.heapBudget[heap] - budget.heapUsage[heap] for heap in heaps))
+        candidates = self._type_indices(0xFFFFFFFF, MemoryKind.DEVICE)
+        heaps = {self._types[index].heapIndex for index in candidates}
+        if MEMORY_BUDGET in info.extensions:
+            budget = make("VkPhysicalDeviceMemoryBudgetPropertiesEXT")
+            query = make("VkPhysicalDeviceMemoryProperties2", pNext=budget)
+            lib.vkGetPhysicalDeviceMemoryProperties2(self._device.physical, query)
+            free = [budget.heapBudget[heap] - budget.heapUsage[heap] for heap in heaps]
+        else:
+            used = self.used_bytes.total()
+            free = [self._properties.memoryHeaps[heap].size - used for heap in heaps]
+        # a discrete device's second local heap is a window onto its first
+        return int(sum(free) if self._in_place else max(free))
 
     def allocate(self, size_bytes: int, kind: MemoryKind, label: str) -> Buffer:
         """A buffer of `size_bytes`; mapped if the kind is, or written in place on this device."""
         device = self._device.handle
         action = f"allocating {size_bytes} bytes for {label}"
-        handle = create(
-            "vkCreateBuffer",
-            device,
-            make("VkBufferCreateInfo", size=size_bytes, usage=_USAGE),
-            action,
-        )
+        info = make("VkBufferCreateInfo", size=size_bytes, usage=_USAGE)
+        handle = create("vkCreateBuffer", device, info, action)
         memory = NULL
         try:
-            needs = ffi.new("VkMemoryRequirements*")
-            lib.vkGetBufferMemoryRequirements(device, handle, needs)
-            is_mapped = kind is not MemoryKind.DEVICE or self._in_place
-            info = make(
-                "VkMemoryAllocateInfo",
-                allocationSize=needs.size,
-                memoryTypeIndex=self._type_index(needs.memoryTypeBits, kind, label),
-            )
-            memory = create("vkAllocateMemory", device, info, action)
+            memory = self._allocate_for(handle, kind, action)
             check(lib.vkBindBufferMemory(device, handle, memory, 0), action)
+            is_mapped = kind is not MemoryKind.DEVICE or self._in_place
             view = self._map(memory, size_bytes) if is_mapped else None
         except DeviceError:
             lib.vkDestroyBuffer(device, handle, NULL)
@@ -158,15 +150,34 @@ class Memory:
         self.used_bytes[label] += size_bytes
         return buffer
 
-    def _type_index(self, allowed: int, kind: MemoryKind, label: str) -> int:
+    def _allocate_for(self, buffer: Handle, kind: MemoryKind, action: str) -> Handle:
+        """Memory for a buffer, of the first type that still has some."""
+        needs = ffi.new("VkMemoryRequirements*")
+        lib.vkGetBufferMemoryRequirements(self._device.handle, buffer, needs)
+        indices = self._type_indices(needs.memoryTypeBits, kind)
+        if not indices:
+            raise DeviceError(f"{self._device.info.name} has no memory type for {action}")
+        out = ffi.new("VkDeviceMemory[1]")
+        for index in indices:
+            info = make("VkMemoryAllocateInfo", allocationSize=needs.size, memoryTypeIndex=index)
+            result = lib.vkAllocateMemory(self._device.handle, info, NULL, out)
+            if result == 0:
+                return out[0]
+        check(result, action)
+        raise AssertionError("check raises")
+
+    def _type_indices(self, allowed: int, kind: MemoryKind) -> list[int]:
+        """Types fit for a kind, the best first; drivers list the faster of equals first."""
         wanted = kind.value
         if kind is MemoryKind.DEVICE and self._in_place:
-            wanted = (_VISIBLE | _LOCAL | _CACHED, _VISIBLE | _LOCAL)
-        for flags in wanted:
-            for index, entry in enumerate(self._types):
-                if allowed >> index & 1 and entry.propertyFlags & flags == flags:
-                    return index
-        raise DeviceError(f"{self._device.info.name} has no memory type for {label}")
+            wanted = (_VISIBLE | _LOCAL, _VISIBLE)  # an APU's heaps are the same memory
+        fit = [
+            index
+            for flags in wanted
+            for index, entry in enumerate(self._types)
+            if allowed >> index & 1 and entry.propertyFlags & flags == flags
+        ]
+        return list(dict.fromkeys(fit))
 
     def _map(self, memory: Handle, size_bytes: int) -> ByteArray:
         pointer = ffi.new("void**")
@@ -187,4 +198,3 @@ class Memory:
         """Give everything back."""
         for buffer in tuple(self._buffers):
             self.free(buffer)
-        self._staging = None
