@@ -65,7 +65,7 @@ def check_memory(device: Device, needs: MemoryNeeds) -> None:
 
 
 def _check_bindings(device: Device, sizes: RunSizes) -> None:
-    limit = min(device.info.limits.storage_range_bytes, device.memory.block_limit_bytes)
+    limit = device.memory.binding_limit_bytes
     buffers = {
         f"KV cache of layer {layer}": sizes.kv_region_bytes(layer)
         for layer in range(sizes.shape.num_layers)

@@ -17,9 +17,9 @@ from target.memory_needs import MemoryNeeds, check_memory, memory_needs
 from target.operators import Operators
 from target.packing import PackedModel, Progress, WeightMap
 from target.plan import Head, Plan
-from target.sizes import BLOCK_ROWS, PASS_ROWS, RunSizes
+from target.sizes import BLOCK_ROWS, RunSizes, fit_prefill
 from target.step import StepBuffer
-from target.tuning import Tuning, tuning_for
+from target.tuning import PASS_ROWS, Tuning, tuning_for
 from target.vulkan import Device
 
 
@@ -187,4 +187,5 @@ def open_verifier(
         tuning.attention_chunk,
         tuning.attention_rows,
     )
+    sizes = fit_prefill(sizes, device.memory.binding_limit_bytes)
     return VulkanVerifier(device, sizes, tuning, source, load)

@@ -157,7 +157,7 @@ class Operators:
     ) -> int:
         """Largest logit and its id per block of tiles; returns the number of these per row."""
         num_tiles = -(-matrix.num_rows // TILE_ROWS)
-        stride = -(-num_tiles // self._gemm_tuning("gemm_argmax", matrix).tiles)
+        stride = -(-num_tiles // self._gemm_tuning(rows, matrix).tiles)
         self._product(recorder, rows, "gemm_argmax", matrix, stride, [*activations], [*best])
         return stride
 
@@ -172,7 +172,7 @@ class Operators:
         out: list[Region],
     ) -> None:
         """One dispatch per part of the matrix; they write different columns, so need no barrier."""
-        tuning = self._gemm_tuning(name, matrix)
+        tuning = self._gemm_tuning(rows, matrix)
         has_dot = self.device.info.has_integer_dot
         constants: dict[str | int, int | float] = {
             "M": min(rows, BLOCK_ROWS),
@@ -200,10 +200,10 @@ class Operators:
             regions = [part.packed, part.scales, *activations, *out]
             self._dispatch(recorder, program, regions, grid, push)
 
-    def _gemm_tuning(self, name: str, matrix: PackedMatrix) -> GemmTuning:
+    def _gemm_tuning(self, rows: int, matrix: PackedMatrix) -> GemmTuning:
         """Settings of a product: the head's, or those of the layers' matrix."""
         kind = "head" if matrix.name == "embed" else matrix.name.rpartition(".")[2]
-        return self.tuning.gemm(kind)
+        return self.tuning.gemm(kind, rows)
 
     def choose(
         self, recorder: Recorder, rows: int, num_partials: int, best: Sequence[Region], ids: Region

@@ -47,10 +47,9 @@ class WeightMap:
     def __init__(self, sizes: RunSizes, device: Device) -> None:
         self.sizes = sizes
         memory = device.memory
-        limit = min(device.info.limits.storage_range_bytes, memory.block_limit_bytes)
         self.matrices: dict[str, tuple[MatrixPart, ...]] = {}
         for name, (num_rows, num_columns) in matrix_sizes(sizes.shape).items():
-            parts = matrix_parts(num_rows, num_columns, self.bits(name), limit)
+            parts = matrix_parts(num_rows, num_columns, self.bits(name), memory.binding_limit_bytes)
             self.matrices[name] = tuple(parts)
         self.vectors = vector_sizes(sizes.shape)
         self._alignment, self._block_limit = memory.alignment, memory.block_limit_bytes

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from specdec.gemma3.shape import GROUP, Gemma3Shape
 from specdec.weights import TILE_ROWS, Bits
+from target.tuning import PASS_ROWS
 
-PASS_ROWS = (1, 2, 4, 8, 16)  # sizes of a pass; a smaller load is padded up to the next
 BLOCK_ROWS = PASS_ROWS[-1]  # rows that share one read of the weights
 _PART_TILES = 16  # parts start at multiples of this many tiles, which every product divides
 _KV_TILE = 32  # cached positions are kept in whole tiles of this many
@@ -87,6 +87,17 @@ class RunSizes:
             sizes[f"{name}_values"] = rows * columns
             sizes[f"{name}_scales"] = 4 * rows * (columns // GROUP)
         return sizes
+
+
+def fit_prefill(sizes: RunSizes, binding_limit_bytes: int) -> RunSizes:
+    """The same run with prefill chunks small enough that their scratch can be bound."""
+    while (
+        sizes.prefill_rows > BLOCK_ROWS
+        and max(sizes.scratch_bytes().values()) > binding_limit_bytes
+    ):
+        rows = max(BLOCK_ROWS, sizes.prefill_rows // 2 // BLOCK_ROWS * BLOCK_ROWS)
+        sizes = replace(sizes, prefill_rows=rows)
+    return sizes
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,14 @@ the same bits on a device only if it agrees. Everything under [speed] leaves the
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from target.vulkan import DeviceInfo
 
+PASS_ROWS = (1, 2, 4, 8, 16)  # sizes of a pass; a smaller load is padded up to the next
 MATRICES = ("qkv", "o", "gate_up", "down", "head")
 
 _DIRECTORY = Path(__file__).resolve().parent / "tunings"
@@ -35,20 +36,20 @@ class Tuning:
     """Settings for one device."""
 
     name: str
-    products: Mapping[str, GemmTuning] = field(default_factory=dict)
+    products: Mapping[tuple[str, int], GemmTuning]  # by matrix and rows of the pass, 1 .. 16
     attention_chunk: int = 64  # keys
     attention_rows: int = 4  # that share one read of the cache
     attention_shuffle: int = 0
     prefill_rows: int = 64
 
-    def gemm(self, matrix: str) -> GemmTuning:
-        """Settings of the product with a matrix of MATRICES."""
-        return self.products[matrix]
+    def gemm(self, matrix: str, rows: int) -> GemmTuning:
+        """Settings of the product with a matrix of MATRICES, for a pass of `rows`."""
+        return self.products[matrix, min(rows, PASS_ROWS[-1])]
 
     @property
     def numerics_id(self) -> str:
         """Names every setting that fixes the order of float operations."""
-        slices = ",".join(str(self.gemm(matrix).slices) for matrix in MATRICES)
+        slices = ",".join(str(self.gemm(matrix, 1).slices) for matrix in MATRICES)
         return f"w4a8-{_VERSION} slices={slices} chunk={self.attention_chunk}"
 
 
@@ -63,15 +64,27 @@ def tuning_for(info: DeviceInfo) -> Tuning:
 
 
 def parse_tuning(name: str, content: Mapping[str, Any]) -> Tuning:
-    """A tuning from a file's content; a matrix's own settings stand over those of `product`."""
-    products = {matrix: GemmTuning() for matrix in MATRICES}
-    settings: dict[str, int] = {}
-    for section in ("numerics", "speed"):
-        for key, value in content[section].items():
-            if key == "product":
-                products = {matrix: replace(gemm, **value) for matrix, gemm in products.items()}
-            elif key in products:
-                products[key] = replace(products[key], **value)
-            else:
-                settings[key] = value
-    return Tuning(name, products, **settings)
+    """A tuning from a file's content.
+
+    Sections apply in order: [numerics], [speed], then [speed.rowsR] for passes of R rows; within
+    one, `product` sets every matrix product, then a matrix's own table that one.
+    """
+    numerics, speed = dict(content["numerics"]), dict(content["speed"])
+    by_rows = {rows: speed.pop(f"rows{rows}", {}) for rows in PASS_ROWS}
+    assert not {"slices"} & {key for table in _tables(speed, *by_rows.values()) for key in table}
+    products = {}
+    for rows in PASS_ROWS:
+        for matrix in MATRICES:
+            settings: dict[str, int] = {}
+            for section in (numerics, speed, by_rows[rows]):
+                settings |= section.get("product", {}) | section.get(matrix, {})
+            products[matrix, rows] = GemmTuning(**settings)
+    others = {
+        key: value for key, value in (numerics | speed).items() if not isinstance(value, dict)
+    }
+    return Tuning(name, products, **others)
+
+
+def _tables(*sections: Mapping[str, Any]) -> Iterator[Mapping[str, int]]:
+    for section in sections:
+        yield from (value for value in section.values() if isinstance(value, dict))

@@ -18,7 +18,7 @@ if os.environ.get("SPECDEC_TEST_DEVICE") == "none":
 from target.memory_needs import memory_needs
 from target.model import VulkanVerifier, open_verifier
 from target.packing import PackedModel, WeightMap
-from target.sizes import RunSizes, matrix_parts
+from target.sizes import RunSizes, fit_prefill, matrix_parts
 from target.vulkan import Device, Memory, Transfer
 from target.vulkan.arena import lay_out
 
@@ -56,6 +56,14 @@ def test_a_ring_holds_the_window_and_one_chunk() -> None:
     assert sizes().ring(0) == 128 and sizes().ring(1) == 256  # local: 40 + 64 - 1 in tiles of 32
     assert sizes(context_length=100).ring(0) == 128
     assert sizes(num_slots=3).kv_region_bytes(1) == 3 * 64 * 256 * 2
+
+
+def test_prefill_chunks_shrink_until_their_scratch_can_be_bound() -> None:
+    long = RunSizes(SMALL, 8, 1 << 17, 1, 64, 64, 4)
+    partials = long.scratch_bytes()["partials"]
+    assert fit_prefill(long, partials).prefill_rows == 64
+    assert fit_prefill(long, partials - 1).prefill_rows == 32
+    assert fit_prefill(long, 1).prefill_rows == 16
 
 
 def test_needs_are_told_before_loading_and_are_what_loading_takes(quiet_device: Device) -> None:

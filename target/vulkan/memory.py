@@ -110,6 +110,11 @@ class Memory:
         largest = min(limits.allocation_bytes, limits.buffer_bytes, _LARGEST_BLOCK)
         return largest // self.alignment * self.alignment
 
+    @property
+    def binding_limit_bytes(self) -> int:
+        """Largest region that a shader can be given."""
+        return min(self._device.info.limits.storage_range_bytes, self.block_limit_bytes)
+
     def available_bytes(self) -> int:
         """Memory that DEVICE buffers can still take, as far as the driver tells."""
         info = self._device.info
