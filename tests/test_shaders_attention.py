@@ -163,10 +163,10 @@ def test_rows_attend_over_a_full_cache(device: Device, shape: Heads, chunk: int)
 
 
 RING_WINDOW = 48
-RING = Heads(64, 4, 2, 64, RING_WINDOW)
+RING = Heads(64, 4, 2, 96, RING_WINDOW)  # chunks of 64 wrap inside this ring
 
 
-@pytest.mark.parametrize("position", [0, 1, 46, 47, 48, 49, 62, 63, 64, 65, 111, 127, 128, 300])
+@pytest.mark.parametrize("position", [0, 1, 46, 47, 48, 49, 63, 64, 65, 94, 95, 96, 127, 128, 300])
 @pytest.mark.parametrize("num_rows", [1, 5])
 def test_rows_attend_over_a_ring_at_its_edges(device: Device, position: int, num_rows: int) -> None:
     layer = Layer(RING, 320)
@@ -226,6 +226,6 @@ def test_a_prompt_cut_anywhere_gives_the_same_bits(device: Device) -> None:
 
 
 def test_scores_of_any_size_stay_finite(device: Device) -> None:
-    layer = Layer(Heads(32, 2, 1, 64, 0), 64, scale=300.0)
-    rows = segment(40, 4)
-    assert_attends(layer, rows, layer.run(device, rows))
+    layer = Layer(Heads(32, 2, 1, 192, 0), 190, scale=300.0)
+    rows = segment(180, 4)
+    assert_attends(layer, rows, layer.run(device, rows, chunk=32))

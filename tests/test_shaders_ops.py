@@ -137,6 +137,11 @@ def test_choice_is_the_largest_value_and_the_lowest_id_on_ties(
     np.testing.assert_array_equal(chosen(device, values, ids), expected)
 
 
+def test_choice_reads_every_partial(device: Device) -> None:
+    ids = np.tile(np.arange(600, dtype=np.uint32), (600, 1))
+    np.testing.assert_array_equal(chosen(device, np.eye(600, dtype=np.float32), ids), ids[0])
+
+
 def test_choice_survives_infinities_and_nan(device: Device) -> None:
     nan, infinity = np.nan, np.inf
     values = np.array([[nan, -5, nan], [-infinity, -infinity, nan], [nan] * 3], np.float32)
