@@ -185,7 +185,10 @@ def test_a_vocabulary_larger_than_the_model_is_refused(directory: Path) -> None:
 def test_a_missing_or_broken_tokenizer_is_refused(directory: Path) -> None:
     (directory / "tokenizer.model").write_bytes(b"not a model")
     conversion_error(directory)
-    conversion_error(directory, tokenizer=directory / "nowhere.model")
+    damaged = tokenizer_model().replace(b"<0x41>", b"<0x\x8c1>")
+    (directory / "tokenizer.model").write_bytes(damaged)
+    assert "damaged" in conversion_error(directory)
+    assert "nowhere" in conversion_error(directory, tokenizer=directory / "nowhere.model")
     (directory / "tokenizer.model").unlink()
     assert "--tokenizer" in conversion_error(directory)
 

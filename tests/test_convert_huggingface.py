@@ -116,7 +116,7 @@ def test_the_text_part_of_a_multimodal_model_is_taken_and_the_rest_named(
 def test_the_27b_config_of_transformers_4_is_understood() -> None:
     config = parse_config(Fields("config.json", CONFIG_27B))
     shape = config.shape
-    assert config.is_multimodal and config.eos_ids == (1, 106) and config.bos_id == 2
+    assert config.eos_ids == (1, 106) and config.bos_id == 2
     assert (shape.vocab_size, shape.context_length) == (262_208, 131_072)
     assert (shape.rope_theta_global, shape.rope_theta_local) == (1e6, 1e4)
     assert (shape.rope_scaling_factor, shape.query_pre_attn_scalar) == (8, 168)
@@ -154,6 +154,35 @@ def test_both_forms_agree_with_transformers() -> None:
             assert [k == "full_attention" for k in theirs.layer_types] == list(ours.is_global_layer)
             assert ours.query_pre_attn_scalar == theirs.query_pre_attn_scalar
             assert (ours.num_heads, ours.head_dim) == (theirs.num_attention_heads, theirs.head_dim)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_multimodal", [False, True])
+def test_what_transformers_saves_converts(tmp_path: Path, is_multimodal: bool) -> None:
+    transformers = pytest.importorskip("transformers")
+    text = transformers.Gemma3TextConfig(
+        vocab_size=300, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=32, sliding_window=16,
+        layer_types=["sliding_attention", "full_attention"],
+    )  # fmt: skip
+    if is_multimodal:
+        vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+        vision |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+        config = transformers.Gemma3Config(text_config=text, vision_config=vision)
+        model = transformers.Gemma3ForConditionalGeneration(config)
+    else:
+        model = transformers.Gemma3ForCausalLM(text)
+    source = tmp_path / "source"
+    model.save_pretrained(source, max_shard_size="100KB")
+    (source / "tokenizer.model").write_bytes(tokenizer_model())
+    assert len(list(source.glob("*.safetensors"))) > 1
+    report = convert(source, tmp_path / "out")
+    weights = open_checkpoint(tmp_path / "out").matrix("layers.1.o").dequantize()
+    theirs = model.state_dict()
+    (name,) = [name for name in theirs if name.endswith("layers.1.self_attn.o_proj.weight")]
+    assert relative_error(weights, theirs[name].float().numpy()) < 0.1
+    assert bool(report.skipped_tensors) == is_multimodal
+    assert all("vision" in name or "projector" in name for name in report.skipped_tensors)
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])

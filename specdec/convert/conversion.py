@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -53,16 +54,18 @@ def convert(
     """
     start_s = time.monotonic()
     check_is_free(out)
-    model = _read_source(source)
-    vocabulary = _tokenizer_bytes(model, source, tokenizer)
-    Tokenizer(vocabulary, str(tokenizer or source), model.shape.vocab_size, model.bos_id)
     try:
+        model = _read_source(source)
+        vocabulary = _tokenizer_bytes(model, source, tokenizer)
+        _check_tokenizer(vocabulary, str(tokenizer or source), model)
         with staged_directory(out) as staging:
             losses, info, size_bytes = _write_model(model, staging, head_bits, progress)
             write_synced(staging / "tokenizer.model", vocabulary)
             write_synced(staging / CONFIG_NAME, info_to_json(info).encode())
     except OSError as error:
-        raise ModelError(f"{out}: cannot be written: {error.strerror or error}") from error
+        raise ModelError(
+            f"{error.filename or out}: {error.strerror or error}: check permissions and disk space"
+        ) from error
     return ConversionReport(
         out=str(out),
         source_kind=model.kind,
@@ -96,15 +99,20 @@ def _read_source(source: Path) -> SourceModel:
 
 def _tokenizer_bytes(model: SourceModel, source: Path, tokenizer: Path | None) -> bytes:
     if tokenizer is not None:
-        try:
-            return tokenizer.read_bytes()
-        except OSError as error:
-            raise ModelError(f"{tokenizer}: cannot be read: {error.strerror}") from error
+        return tokenizer.read_bytes()
     if model.tokenizer is None:
         raise ModelError(
             f"{source}: has no tokenizer.model: name a sentencepiece model with --tokenizer"
         )
     return model.tokenizer
+
+
+def _check_tokenizer(vocabulary: bytes, origin: str, model: SourceModel) -> None:
+    """ModelError unless it loads and fits the model."""
+    try:
+        Tokenizer(vocabulary, origin, model.shape.vocab_size, model.bos_id)
+    except UnicodeDecodeError as error:  # sentencepiece quotes a damaged piece in its own message
+        raise ModelError(f"{origin}: the tokenizer is damaged: copy it again") from error
 
 
 def _write_model(
@@ -113,7 +121,8 @@ def _write_model(
     """Fill the shards; returns the losses by tensor class, the info and the shards' size."""
     stored = stored_tensors(model.shape, head_bits)
     with ShardWriter(staging, stored) as writer, ThreadPoolExecutor(_num_threads()) as pool:
-        sha256 = pool.submit(_source_sha256, model)
+        is_stopped = threading.Event()
+        sha256 = pool.submit(_source_sha256, model, is_stopped)
         try:
             losses = _write_matrices(model, writer, head_bits, pool, progress)
             for name in vector_sizes(model.shape):
@@ -121,6 +130,7 @@ def _write_model(
             writer.sync()
             info = _model_info(model, head_bits, sha256.result())
         finally:
+            is_stopped.set()
             pool.shutdown(cancel_futures=True)
     return losses, info, writer.size_bytes
 
@@ -191,19 +201,20 @@ def _model_info(model: SourceModel, head_bits: Bits, sha256: str) -> ModelInfo:
     )
 
 
-def _source_sha256(model: SourceModel) -> str:
+def _source_sha256(model: SourceModel, is_stopped: threading.Event) -> str:
     """The hash of a single source file; for several, the hash of their names and hashes."""
-    digests = [(path.name, _file_sha256(path)) for path in model.files]
+    digests = [(path.name, _file_sha256(path, is_stopped)) for path in model.files]
     if len(digests) == 1:
         return digests[0][1]
     lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _file_sha256(path: Path) -> str:
+def _file_sha256(path: Path, is_stopped: threading.Event) -> str:
+    """The hash of a file; of no use if stopped, when the conversion has failed."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
-        while chunk := file.read(_HASH_BYTES):
+        while not is_stopped.is_set() and (chunk := file.read(_HASH_BYTES)):
             digest.update(chunk)
     return digest.hexdigest()
 

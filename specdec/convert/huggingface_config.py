@@ -27,12 +27,11 @@ class HuggingFaceConfig:
     shape: Gemma3Shape
     bos_id: int
     eos_ids: tuple[int, ...]
-    is_multimodal: bool
 
 
 def parse_config(fields: Fields) -> HuggingFaceConfig:
     """The text model that config.json describes; ModelError for any that is not Gemma 3."""
-    is_multimodal = _check_architecture(fields)
+    _check_architecture(fields)
     text = fields.section("text_config") if "text_config" in fields else fields
     _check_features(fields, text)
     num_layers = check_num_layers(
@@ -59,10 +58,10 @@ def parse_config(fields: Fields) -> HuggingFaceConfig:
     last_id = shape.vocab_size - 1
     ids = text if "bos_token_id" in text or "eos_token_id" in text else fields
     bos_id = ids.integer("bos_token_id", 0, last_id, 2)
-    return HuggingFaceConfig(shape, bos_id, eos_ids(fields, text, last_id), is_multimodal)
+    return HuggingFaceConfig(shape, bos_id, _eos_ids(fields, text, last_id))
 
 
-def eos_ids(fields: Fields, text: Fields, last_id: int) -> tuple[int, ...]:
+def _eos_ids(fields: Fields, text: Fields, last_id: int) -> tuple[int, ...]:
     """End tokens; the outer config's come first, as they do for generation."""
     for section in (fields, text):
         if "eos_token_id" in section:
@@ -70,25 +69,23 @@ def eos_ids(fields: Fields, text: Fields, last_id: int) -> tuple[int, ...]:
     return (1,)
 
 
-def _check_architecture(fields: Fields) -> bool:
-    """Whether the config is the multimodal model's."""
+def _check_architecture(fields: Fields) -> None:
+    """Refuse every architecture that is not one of the two."""
     if "architectures" in fields:
         names = fields.items("architectures")
-        for name in (_MULTIMODAL, _TEXT):
-            if name in names:
-                return name == _MULTIMODAL
-        shown = ", ".join(repr(name)[:60] for name in names[:4]) or "an empty list"
-        raise ModelError(
-            f"{fields.where}: architecture is {shown}: only {_TEXT} and {_MULTIMODAL} "
-            "can be converted"
-        )
+        if not any(name in (_TEXT, _MULTIMODAL) for name in names):
+            shown = ", ".join(repr(name)[:60] for name in names[:4]) or "an empty list"
+            raise ModelError(
+                f"{fields.where}: architecture is {shown}: only {_TEXT} and {_MULTIMODAL} "
+                "can be converted"
+            )
+        return
     kind = fields.text("model_type", "nothing")
     if kind not in ("gemma3_text", "gemma3"):
         raise ModelError(
             f"{fields.where}: model_type is {kind[:60]!r}: only gemma3_text and gemma3 "
             "can be converted"
         )
-    return kind == "gemma3"
 
 
 def _check_features(fields: Fields, text: Fields) -> None:
