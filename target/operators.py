@@ -144,6 +144,7 @@ class Operators:
     ) -> None:
         """Out = quantised gelu(gate) x up; the matrix must fit one binding."""
         assert len(matrix.parts) == 1, "gate_up is larger than a binding"
+        assert self._gemm_tuning(rows, matrix).tiles % 2 == 0, "a gate tile goes with its up tile"
         stride = matrix.num_rows // 2 // GROUP
         self._product(recorder, rows, "gemm_geglu", matrix, stride, [*activations], [*out])
 

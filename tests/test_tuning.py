@@ -19,6 +19,8 @@ def test_every_file_is_legal(path: Path) -> None:
     assert parsed.attention_chunk % 32 == 0 and parsed.prefill_rows % 16 == 0
     for product in parsed.products.values():
         assert 16 % product.tiles == 0, "parts of a matrix start at multiples of 16 tiles"
+    for rows in tuning.PASS_ROWS:
+        assert parsed.gemm("gate_up", rows).tiles % 2 == 0, "a gate tile goes with its up tile"
 
 
 def test_sections_apply_from_the_general_to_the_special() -> None:
