@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from specdec.sampling import choose_with_margin
+from draft.choice import choose_near_best
 from specdec.types import DraftRun, LanguageModel, SamplingParams, StoppingRule
 
 
@@ -62,7 +62,7 @@ class ModelDrafter:
             pending = [*tokens[len(fed) :], *drafted[-1:]]
             logits = self._model.feed(slot, pending, num_logits=1)
             fed.extend(pending)
-            token_id, margin = choose_with_margin(logits[0], position + offset, sampling)
+            token_id, margin = choose_near_best(logits[0], position + offset, sampling)
             drafted.append(token_id)
             margins.append(margin)
         return DraftRun(position, tuple(drafted), tuple(margins))

@@ -55,23 +55,34 @@ def gumbel_noise(seed: int, position: int, vocab_size: int) -> FloatArray:
     Token t takes word t mod 4 of counter (t div 4, position, 0, 0). A word r becomes the uniform
     (r + 1/2) / 2^32, strictly between 0 and 1, so that neither logarithm meets its pole.
     """
-    counter = np.zeros(((vocab_size + 3) // 4, 4), np.uint64)
-    counter[:, 0] = np.arange(len(counter))
-    counter[:, 1] = position
-    words = philox(seed, counter).reshape(-1)[:vocab_size]
-    uniform = (words.astype(np.float64) + 0.5) * 2.0**-32
-    return (-np.log(-np.log(uniform))).astype(np.float32)
+    blocks = np.arange((vocab_size + 3) // 4)
+    return _gumbel(_noise_words(seed, position, blocks).reshape(-1)[:vocab_size])
 
 
-def perturbed_scores(logits: FloatArray, position: int, sampling: SamplingParams) -> FloatArray:
+def gumbel_noise_of(seed: int, position: int, token_ids: NDArray[np.integer]) -> FloatArray:
+    """G(seed, position, t) for some token ids t: float32 (n,), the same as in `gumbel_noise`."""
+    words = _noise_words(seed, position, token_ids // 4)
+    return _gumbel(words[np.arange(len(token_ids)), token_ids % 4])
+
+
+def perturbed_scores(
+    logits: FloatArray,
+    position: int,
+    sampling: SamplingParams,
+    token_ids: NDArray[np.integer] | None = None,
+) -> FloatArray:
     """Scores (V,) whose argmax is the chosen token: logits / T + G, -inf where filtered out.
 
     `logits` (V,) score the token at `position`. Greedy sampling returns the logits themselves.
+    `token_ids` (V,) names the tokens where the logits are only some of the vocabulary's.
     """
     if sampling.temperature == 0.0:
         return logits
     scaled = logits / np.float32(sampling.temperature)
-    noise = gumbel_noise(sampling.seed, position, len(scaled))
+    if token_ids is None:
+        noise = gumbel_noise(sampling.seed, position, len(scaled))
+    else:
+        noise = gumbel_noise_of(sampling.seed, position, token_ids)
     return np.where(_kept(scaled, sampling), scaled + noise, np.float32(-np.inf))
 
 
@@ -93,6 +104,20 @@ def choose_with_margin(
     best = int(np.argmax(scores))
     second = np.partition(scores, -2)[-2]
     return best, float(min(scores[best] - second, np.finfo(np.float32).max))
+
+
+def _noise_words(seed: int, position: int, blocks: NDArray[np.integer]) -> NDArray[np.uint64]:
+    """The four words (n, 4) of each block of four token ids."""
+    counter = np.zeros((len(blocks), 4), np.uint64)
+    counter[:, 0] = blocks
+    counter[:, 1] = position
+    return philox(seed, counter)
+
+
+def _gumbel(words: NDArray[np.uint64]) -> FloatArray:
+    uniform = (words.astype(np.float64) + 0.5) * 2.0**-32
+    noise: FloatArray = (-np.log(-np.log(uniform))).astype(np.float32)
+    return noise
 
 
 def _kept(scaled: FloatArray, sampling: SamplingParams) -> NDArray[np.bool_]:
