@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -22,6 +23,8 @@ from target.step import StepBuffer
 from target.tuning import PASS_ROWS, Tuning, tuning_for
 from target.vulkan import Device
 
+_log = logging.getLogger(__name__)
+
 
 class VulkanVerifier:
     """Implements specdec.types.Verifier on a device that it owns and gives back at `release`."""
@@ -39,6 +42,7 @@ class VulkanVerifier:
             weights = WeightMap(sizes, device)
             self._needs = memory_needs(device, weights)
             check_memory(device, self._needs)
+            _log.info("%s takes %s", device.info.name, self._needs)
             model = PackedModel(device, weights, source, load)
             held.callback(model.release)
             self._cache = KvCache(device, sizes)
