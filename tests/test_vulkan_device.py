@@ -117,7 +117,7 @@ def test_a_missing_loader_is_a_device_error(tmp_path: Path) -> None:
 
 
 def test_a_missing_validation_layer_is_a_device_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("target.vulkan.device._layer_names", set)
+    monkeypatch.setattr("target.vulkan.instance._layer_names", set)
     with pytest.raises(DeviceError, match=r"run\.validation"):
         Device.open(validation=True)
 

@@ -4,10 +4,10 @@ The only place that touches the pip package `vulkan`. Importing it raises Device
 Vulkan loader is missing.
 """
 
-from target.vulkan.commands import DescriptorPool, Pipeline
 from target.vulkan.device import Device, list_devices
 from target.vulkan.info import DeviceInfo
 from target.vulkan.memory import Buffer, Memory, MemoryKind, Region
+from target.vulkan.pipelines import DescriptorPool, Pipeline
 from target.vulkan.recording import Job, Recorder
 from target.vulkan.transfer import Transfer
 

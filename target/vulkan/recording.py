@@ -1,4 +1,8 @@
-"""Recording dispatches into a command buffer and replaying it; it knows no pipeline's meaning."""
+"""Command buffers recorded once and replayed; it knows no pipeline's meaning.
+
+A replay is three calls: submit, wait, reset. Nothing in a recorded buffer changes; what varies
+from one replay to the next (positions, ids, grid sizes) lies in mapped buffers.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from specdec.errors import DeviceError
 from target.vulkan.binding import NULL, Handle, check, create, ffi, lib, make, vk
-from target.vulkan.commands import Pipeline
+from target.vulkan.pipelines import Pipeline
 
 if TYPE_CHECKING:
     from target.vulkan.device import Device

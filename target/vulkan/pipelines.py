@@ -1,8 +1,4 @@
-"""Pipelines, descriptor sets and command buffers recorded once and replayed; it knows no model.
-
-A replay is three calls: submit, wait, reset. Nothing in a recorded buffer changes; what varies
-from one replay to the next (positions, ids, grid sizes) lies in mapped buffers.
-"""
+"""Pipelines and descriptor sets; it records and runs nothing."""
 
 from __future__ import annotations
 
