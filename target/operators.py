@@ -184,7 +184,7 @@ class Operators:
         if has_dot:
             constants["UNROLL"] = tuning.unroll
         defines = {"BITS": matrix.bits, "INTEGER_DOT": int(has_dot)}
-        program = self._program(name, defines, constants)
+        program = self._program(name, defines, constants, tuning.subgroup)
         # a workgroup owns TILES tiles (integer dot) or as many for each 8 of its lanes
         group_tiles = tuning.tiles * (1 if has_dot else tuning.width // 8)
         for part in matrix.parts:
@@ -215,11 +215,15 @@ class Operators:
         self._dispatch(recorder, program, [*best, ids], (rows, 1, 1), push)
 
     def _program(
-        self, name: str, defines: Mapping[str, int], constants: Mapping[str | int, int | float]
+        self,
+        name: str,
+        defines: Mapping[str, int],
+        constants: Mapping[str | int, int | float],
+        subgroup_size: int = 0,
     ) -> Program:
-        key = (name, *sorted(defines.items()), *constants.items())
+        key = (name, *sorted(defines.items()), *constants.items(), subgroup_size)
         if key not in self._programs:
-            self._programs[key] = Program(self.device, name, defines, constants)
+            self._programs[key] = Program(self.device, name, defines, constants, subgroup_size)
         return self._programs[key]
 
     def _bind(self, program: Program, regions: Sequence[Region]) -> object:

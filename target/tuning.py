@@ -29,6 +29,7 @@ class GemmTuning:
     tiles: int = 2  # of 32 rows, for a workgroup or a cluster of 8 lanes
     width: int = 32  # lanes along rows
     unroll: int = 1  # groups of K in flight
+    subgroup: int = 0  # lanes of a subgroup; 0: the driver's choice
 
 
 @dataclass(frozen=True, slots=True)
