@@ -20,6 +20,7 @@ from specdec.errors import ModelError, PromptError, UsageError
 
 _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6  # sentencepiece's piece types
 _SPACE = "\u2581"
+_MOST_PADDING = 1024  # logits without a piece; Gemma 3's multimodal models have 64
 # Many tokenizer.model files list these as ordinary symbols, which would let a text that merely
 # mentions them steer a chat. They are control tokens whatever the file says.
 _ALWAYS_CONTROL = re.compile(r"<(start_of_turn|end_of_turn|unused\d+|pad|bos|eos|mask)>")
@@ -56,7 +57,7 @@ class Tokenizer:
             self._processor = sentencepiece.SentencePieceProcessor(
                 model_proto=model.SerializeToString()
             )
-        except RuntimeError as error:
+        except (RuntimeError, UnicodeDecodeError) as error:
             raise _corrupt(origin, str(error)) from error
 
     @classmethod
@@ -126,6 +127,12 @@ class Tokenizer:
             raise ModelError(
                 f"{origin}: the tokenizer has {self.num_pieces} pieces but the model's vocabulary "
                 f"{self.vocab_size}: legal are at most as many; use the model's own tokenizer"
+            )
+        if self.vocab_size - self.num_pieces > _MOST_PADDING:
+            raise ModelError(
+                f"{origin}: the tokenizer has {self.num_pieces} pieces but the model's vocabulary "
+                f"{self.vocab_size}: legal are at most {_MOST_PADDING} ids without a piece; use "
+                "the model's own tokenizer"
             )
         if not 0 <= self.bos_id < self.num_pieces:
             raise ModelError(

@@ -187,7 +187,7 @@ def test_a_missing_or_broken_tokenizer_is_refused(directory: Path) -> None:
     conversion_error(directory)
     damaged = tokenizer_model().replace(b"<0x41>", b"<0x\x8c1>")
     (directory / "tokenizer.model").write_bytes(damaged)
-    assert "damaged" in conversion_error(directory)
+    assert "not a sentencepiece model" in conversion_error(directory)
     assert "nowhere" in conversion_error(directory, tokenizer=directory / "nowhere.model")
     (directory / "tokenizer.model").unlink()
     assert "--tokenizer" in conversion_error(directory)

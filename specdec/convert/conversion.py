@@ -57,7 +57,7 @@ def convert(
     try:
         model = _read_source(source)
         vocabulary = _tokenizer_bytes(model, source, tokenizer)
-        _check_tokenizer(vocabulary, str(tokenizer or source), model)
+        Tokenizer(vocabulary, str(tokenizer or source), model.shape.vocab_size, model.bos_id)
         with staged_directory(out) as staging:
             losses, info, size_bytes = _write_model(model, staging, head_bits, progress)
             write_synced(staging / "tokenizer.model", vocabulary)
@@ -105,14 +105,6 @@ def _tokenizer_bytes(model: SourceModel, source: Path, tokenizer: Path | None) -
             f"{source}: has no tokenizer.model: name a sentencepiece model with --tokenizer"
         )
     return model.tokenizer
-
-
-def _check_tokenizer(vocabulary: bytes, origin: str, model: SourceModel) -> None:
-    """ModelError unless it loads and fits the model."""
-    try:
-        Tokenizer(vocabulary, origin, model.shape.vocab_size, model.bos_id)
-    except UnicodeDecodeError as error:  # sentencepiece quotes a damaged piece in its own message
-        raise ModelError(f"{origin}: the tokenizer is damaged: copy it again") from error
 
 
 def _write_model(
