@@ -5,6 +5,7 @@ It knows each shader's interface (its header in shaders/) and nothing of their o
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Mapping, Sequence
 
@@ -13,10 +14,11 @@ from specdec.weights import TILE_ROWS
 from target.packing import PackedMatrix
 from target.programs import Program
 from target.sizes import BLOCK_ROWS, RunSizes
-from target.tuning import GemmTuning, Tuning
+from target.tuning import FORMS, GemmTuning, Tuning
 from target.vulkan import DescriptorPool, Device, Recorder, Region
 
 Grid = tuple[int, int, int]
+_log = logging.getLogger(__name__)
 
 
 class Operators:
@@ -29,6 +31,9 @@ class Operators:
         self._pool = DescriptorPool(device)
         self._programs: dict[tuple[object, ...], Program] = {}
         self._sets: dict[tuple[object, ...], object] = {}
+        wants_matrices = any(gemm.form == "matrix" for gemm in tuning.products.values())
+        if wants_matrices and not device.info.has_cooperative_matrix:
+            _log.warning("%s lacks cooperative matrices; using integer dots", device.info.name)
 
     def embed(
         self, recorder: Recorder, rows: int, step: Region, matrix: PackedMatrix, x: Region
@@ -174,19 +179,23 @@ class Operators:
     ) -> None:
         """One dispatch per part of the matrix; they write different columns, so need no barrier."""
         tuning = self._gemm_tuning(rows, matrix)
-        has_dot = self.device.info.has_integer_dot
+        form = self._form(tuning)
         constants: dict[str | int, int | float] = {
             "M": min(rows, BLOCK_ROWS),
             "SLICES": tuning.slices,
             "TILES": tuning.tiles,
-            "WIDTH": tuning.width,
         }
-        if has_dot:
+        if form == "matrix":
+            constants |= {"TOKENS": tuning.tokens, "DEPTH": tuning.depth}
+            constants |= {"ROW_BITS": tuning.row_bits, "COLUMN_BITS": tuning.column_bits}
+        else:
+            constants["WIDTH"] = tuning.width
+        if form == "dot":
             constants["UNROLL"] = tuning.unroll
-        defines = {"BITS": matrix.bits, "INTEGER_DOT": int(has_dot)}
+        defines = {"BITS": matrix.bits, "INTEGER_DOT": FORMS.index(form)}
         program = self._program(name, defines, constants, tuning.subgroup)
-        # a workgroup owns TILES tiles (integer dot) or as many for each 8 of its lanes
-        group_tiles = tuning.tiles * (1 if has_dot else tuning.width // 8)
+        # a workgroup owns TILES tiles, or as many for each 8 of its lanes
+        group_tiles = tuning.tiles * (tuning.width // 8 if form == "lanes" else 1)
         for part in matrix.parts:
             extent = part.extent
             push = struct.pack(
@@ -200,6 +209,13 @@ class Operators:
             grid = (-(-rows // BLOCK_ROWS), -(-extent.num_tiles // group_tiles), 1)
             regions = [part.packed, part.scales, *activations, *out]
             self._dispatch(recorder, program, regions, grid, push)
+
+    def _form(self, tuning: GemmTuning) -> str:
+        """The product's form, as tuned where the device has it."""
+        info = self.device.info
+        if tuning.form == "matrix" and not info.has_cooperative_matrix:
+            return "dot"
+        return tuning.form or ("dot" if info.has_integer_dot else "lanes")
 
     def _gemm_tuning(self, rows: int, matrix: PackedMatrix) -> GemmTuning:
         """Settings of a product: the head's, or those of the layers' matrix."""

@@ -23,6 +23,9 @@ from target.cache import cache_dir, read_cached, write_cached
 
 Defines = Mapping[str, int]
 
+# INTEGER_DOT picks a product's form: its index in target.tuning.FORMS
+_GEMM = tuple({"BITS": bits, "INTEGER_DOT": form} for bits in (4, 8) for form in (0, 1, 2))
+
 # Every variant the target asks for, by its shader: compiled while a wheel is built.
 VARIANTS: Mapping[str, tuple[Defines, ...]] = {
     "embed": ({"BITS": 4}, {"BITS": 8}),
@@ -32,9 +35,9 @@ VARIANTS: Mapping[str, tuple[Defines, ...]] = {
     "attention": ({},),
     "attention_merge": ({},),
     "choose": ({},),
-    "gemm": tuple({"BITS": bits, "INTEGER_DOT": dot} for bits in (4, 8) for dot in (0, 1)),
-    "gemm_argmax": tuple({"BITS": bits, "INTEGER_DOT": dot} for bits in (4, 8) for dot in (0, 1)),
-    "gemm_geglu": tuple({"BITS": 4, "INTEGER_DOT": dot} for dot in (0, 1)),
+    "gemm": _GEMM,
+    "gemm_argmax": _GEMM,
+    "gemm_geglu": tuple(variant for variant in _GEMM if variant["BITS"] == 4),
 }
 
 _TARGET_ENV = "vulkan1.3"

@@ -15,6 +15,7 @@ from typing import Any
 from target.vulkan import DeviceInfo
 
 PASS_ROWS = (1, 2, 4, 8, 16)  # sizes of a pass; a smaller load is padded up to the next
+FORMS = ("lanes", "dot", "matrix")  # of a product, all with the same bits
 MATRICES = ("qkv", "o", "gate_up", "down", "head")
 
 _DIRECTORY = Path(__file__).resolve().parent / "tunings"
@@ -26,10 +27,15 @@ class GemmTuning:
     """One matrix product; only `slices` changes bits."""
 
     slices: int = 1  # of K
+    form: str = ""  # one of FORMS; empty: dot where the device accelerates it, else lanes
     tiles: int = 2  # of 32 rows, for a workgroup or a cluster of 8 lanes
     width: int = 32  # lanes along rows
     unroll: int = 1  # groups of K in flight
     subgroup: int = 0  # lanes of a subgroup; 0: the driver's choice
+    tokens: int = 16  # matrix form: columns of a product, its depth, and which bits of an element's
+    depth: int = 32  # index change its row and its column (shaders/include/gemm_matrix.glsl)
+    row_bits: int = 7
+    column_bits: int = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,7 @@ def parse_tuning(name: str, content: Mapping[str, Any]) -> Tuning:
     products = {}
     for rows in PASS_ROWS:
         for matrix in MATRICES:
-            settings: dict[str, int] = {}
+            settings: dict[str, Any] = {}
             for section in (numerics, speed, by_rows[rows]):
                 settings |= section.get("product", {}) | section.get(matrix, {})
             products[matrix, rows] = GemmTuning(**settings)
