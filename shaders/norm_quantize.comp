@@ -5,13 +5,14 @@
 // Grid (M): one workgroup a row. Limits: HIDDEN a multiple of 32, <= 16384 - 512 (shared memory).
 // Caller: target/plan.py, once a pass, after embed.
 #extension GL_GOOGLE_include_directive : require
-layout(local_size_x = 256) in;
+layout(local_size_x = 256, local_size_x_id = 2) in;
 layout(constant_id = 0) const uint HIDDEN = 640;
 layout(constant_id = 1) const float EPS = 1e-6;
+layout(constant_id = 2) const uint THREADS = 256;  // 64 or 256: fixes the order of the sums
 layout(binding = 0, std430) readonly restrict buffer Residual { vec4 x[]; };
 layout(binding = 1, std430) readonly restrict buffer Factor { vec4 factor[]; };
 #define ACTIVATION_BINDING 2
-#define REDUCE_SIDE 16
+const uint REDUCE_SIDE = THREADS == 256u ? 16u : 8u;
 #include "include/activation.glsl"
 #include "include/reduce.glsl"
 #include "include/norm_row.glsl"

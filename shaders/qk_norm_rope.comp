@@ -2,8 +2,8 @@
 // Splits the qkv projection into heads: q and k RMS-normed, rotated (RoPE), q scaled and kept; k and v into the cache.
 //   n = h / sqrt(mean(h^2) + EPS) * factor;  (a, b) = (n[i], n[i + D/2]);  (a cos - b sin, b cos + a sin)
 // y float [M][(NUM_HEADS + 2 NUM_KV_HEADS) D] in the order q, k, v; factors float [D]; rope (cos, sin) [context][D/2];
-// q out float [M][NUM_HEADS][D], scaled by QUERY_SCALE; cache fp16, layout in include/kv_layout.glsl.
-// Grid (NUM_HEADS + 2 NUM_KV_HEADS, M): one workgroup a head of a row. Limits: D a multiple of 32, at most 256.
+// q out float [M][NUM_HEADS][D], scaled by QUERY_SCALE; cache fp16, or int8 with KV_INT8 1, layout in include/kv_layout.glsl.
+// Grid (NUM_HEADS + 2 NUM_KV_HEADS, M): one workgroup a head of a row. Limits: D 32, 64, 128 or 256.
 // Inactive rows leave cache and q alone. Caller: target/plan.py, once a layer, after the qkv product.
 #extension GL_GOOGLE_include_directive : require
 layout(local_size_x = 64) in;
@@ -13,7 +13,7 @@ layout(constant_id = 2) const uint NUM_KV_HEADS = 1;
 layout(constant_id = 3) const float EPS = 1e-6;
 layout(constant_id = 4) const float QUERY_SCALE = 0.0625;
 layout(push_constant) uniform Push { uint ring; } cache;
-#define REDUCE_SIDE 8
+const uint REDUCE_SIDE = 8u;
 #include "include/step.glsl"
 #include "include/reduce.glsl"
 #include "include/half.glsl"
@@ -23,13 +23,14 @@ layout(binding = 2, std430) readonly restrict buffer QueryFactor { float q_facto
 layout(binding = 3, std430) readonly restrict buffer KeyFactor { float k_factor[]; };
 layout(binding = 4, std430) readonly restrict buffer Rope { vec2 rope[]; };
 layout(binding = 5, std430) writeonly restrict buffer Queries { float q[]; };
-layout(binding = 6, std430) writeonly restrict buffer Keys { uvec4 keys[]; };
-layout(binding = 7, std430) writeonly restrict buffer Values { uvec4 values[]; };
 
 const uint HALF = HEAD_DIM / 2u;
 const uint HELD = (HALF + 63u) / 64u;  // pairs (i, i + D/2) a thread holds
 
 shared float head[HEAD_DIM];
+#define KEY_BINDING 6
+#define VALUE_BINDING 7
+#include "include/kv_write.glsl"
 
 // Norms and rotates the head that starts at y[base]; the result is in `head` after the barrier of the caller.
 void norm_and_rotate(uint base, uint position, bool is_query) {
@@ -62,11 +63,6 @@ void norm_and_rotate(uint base, uint position, bool is_query) {
     }
 }
 
-uvec4 packed_unit(uint d) {
-    return uvec4(half_pair(head[d], head[d + 1u]), half_pair(head[d + 2u], head[d + 3u]),
-                 half_pair(head[d + 4u], head[d + 5u]), half_pair(head[d + 6u], head[d + 7u]));
-}
-
 void main() {
     const uint part = gl_WorkGroupID.x;
     const uint row = gl_WorkGroupID.y;
@@ -87,11 +83,5 @@ void main() {
     const uint kv_head = (part - NUM_HEADS) % NUM_KV_HEADS;
     const uint head_row = head_row_of(slot_of(row), kv_head, cache.ring);
     const uint index = position % cache.ring;
-    if (thread < HEAD_DIM / 8u) {
-        const uvec4 unit = packed_unit(thread * 8u);
-        if (is_value)
-            values[value_unit(head_row, index) + thread] = unit;
-        else
-            keys[key_unit(head_row, index) + thread * 32u] = unit;
-    }
+    write_head(is_value, head_row, index);
 }

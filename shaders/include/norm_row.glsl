@@ -1,15 +1,15 @@
-// One row of HIDDEN floats held by one workgroup of 256 threads: RMS norm and quantisation of it.
-// Thread t holds quads t, t + 256, ... (a quad = 4 consecutive columns). HIDDEN is a multiple of 32, at most 16384.
-// Needs reduce.glsl with REDUCE_SIDE 16, activation.glsl, and the constants HIDDEN and EPS.
+// One row of HIDDEN floats held by one workgroup of THREADS threads: RMS norm and quantisation of it.
+// Thread t holds quads t, t + THREADS, ... (a quad = 4 consecutive columns). HIDDEN is a multiple of 32, at most 16384.
+// Needs reduce.glsl, activation.glsl and the constants HIDDEN, EPS and THREADS.
 #ifndef NORM_ROW_GLSL
 #define NORM_ROW_GLSL
 const uint NUM_QUADS = HIDDEN / 4u;
-const uint HELD = (NUM_QUADS + 255u) / 256u;
+const uint HELD = (NUM_QUADS + THREADS - 1u) / THREADS;
 
 vec4 held[HELD];
 shared float quad_largest[NUM_QUADS];
 
-uint quad_of(uint j) { return gl_LocalInvocationIndex + 256u * j; }
+uint quad_of(uint j) { return gl_LocalInvocationIndex + THREADS * j; }
 
 // 1 / sqrt(mean(held^2) + EPS): a thread's squares ascending, then the fixed tree.
 float inverse_rms() {

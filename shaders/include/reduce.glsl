@@ -1,5 +1,5 @@
 // Sum over a workgroup in a fixed order that no subgroup size and no row count can change.
-// Define REDUCE_SIDE first: the workgroup has REDUCE_SIDE^2 threads (16 -> 256, 8 -> 64).
+// Needs the constant REDUCE_SIDE: the workgroup has REDUCE_SIDE^2 threads (8: 64, 16: 256).
 // Column t = partial t, t + SIDE, t + 2 SIDE, ... ascending; the sum = columns 0 .. SIDE - 1 ascending.
 #ifndef REDUCE_GLSL
 #define REDUCE_GLSL
