@@ -18,7 +18,7 @@ from target.memory_needs import MemoryNeeds, check_memory, memory_needs
 from target.operators import Operators
 from target.packing import PackedModel, Progress, WeightMap
 from target.plan import Head, Plan
-from target.sizes import BLOCK_ROWS, RunSizes, fit_prefill
+from target.sizes import BLOCK_ROWS, KvFormat, RunSizes, fit_prefill
 from target.step import StepBuffer
 from target.tuning import PASS_ROWS, Tuning, tuning_for
 from target.vulkan import Device
@@ -67,7 +67,7 @@ class VulkanVerifier:
     @property
     def numerics_id(self) -> str:
         """Names everything that fixes the order of float operations on this device."""
-        return self._tuning.numerics_id
+        return f"{self._tuning.numerics_id} kv={self._sizes.kv}"
 
     @property
     def context_length(self) -> int:
@@ -173,6 +173,7 @@ def open_verifier(
     *,
     context_length: int,
     num_slots: int = 1,
+    kv: KvFormat = "fp16",
     load: Progress = lambda _done_bytes, _total_bytes: None,
     tuning: Tuning | None = None,
 ) -> VulkanVerifier:
@@ -190,6 +191,7 @@ def open_verifier(
         min(tuning.prefill_rows, -(-context_length // BLOCK_ROWS) * BLOCK_ROWS),
         tuning.attention_chunk,
         tuning.attention_rows,
+        kv,
     )
     sizes = fit_prefill(sizes, device.memory.binding_limit_bytes)
     return VulkanVerifier(device, sizes, tuning, source, load)

@@ -69,7 +69,11 @@ class Operators:
 
     def _norm_constants(self) -> dict[str | int, int | float]:
         shape = self.sizes.shape
-        return {"HIDDEN": shape.hidden_size, "EPS": shape.rms_norm_eps}
+        return {
+            "HIDDEN": shape.hidden_size,
+            "EPS": shape.rms_norm_eps,
+            "THREADS": self.tuning.norm_threads,
+        }
 
     def qk_norm_rope(
         self, recorder: Recorder, rows: int, layer: int, regions: Sequence[Region]
@@ -84,7 +88,7 @@ class Operators:
             "EPS": shape.rms_norm_eps,
             "QUERY_SCALE": float(shape.query_pre_attn_scalar**-0.5),
         }
-        program = self._program("qk_norm_rope", {}, constants)
+        program = self._program("qk_norm_rope", self._kv_defines(), constants)
         grid = (shape.num_heads + 2 * shape.num_kv_heads, rows, 1)
         push = struct.pack("<I", self.sizes.ring(layer))
         self._dispatch(recorder, program, regions, grid, push)
@@ -100,7 +104,7 @@ class Operators:
         constants["CHUNK"] = self.tuning.attention_chunk
         constants["ROWS"] = self.sizes.group_rows(rows)
         constants["SHUFFLE"] = self.tuning.attention_shuffle
-        program = self._program("attention", {}, constants)
+        program = self._program("attention", self._kv_defines(), constants)
         window = self.sizes.window(layer)
         push = struct.pack("<III", self.sizes.ring(layer), window, self.sizes.max_chunks(window))
         recorder.dispatch_indirect(program, self._bind(program, regions), grid, push)
@@ -118,6 +122,9 @@ class Operators:
         program = self._program("attention_merge", {}, constants)
         push = struct.pack("<II", window, self.sizes.max_chunks(window))
         self._dispatch(recorder, program, regions, (shape.num_heads, rows, 1), push)
+
+    def _kv_defines(self) -> dict[str, int]:
+        return {"KV_INT8": int(self.sizes.kv == "int8")}
 
     def _head_constants(self) -> dict[str | int, int | float]:
         shape = self.sizes.shape

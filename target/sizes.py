@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from specdec.gemma3.shape import GROUP, Gemma3Shape
 from specdec.weights import TILE_ROWS, Bits
 from target.tuning import PASS_ROWS
+
+KvFormat = Literal["fp16", "int8"]
 
 BLOCK_ROWS = PASS_ROWS[-1]  # rows that share one read of the weights
 _PART_TILES = 16  # parts start at multiples of this many tiles, which every product divides
@@ -25,6 +28,7 @@ class RunSizes:
     prefill_rows: int
     attention_chunk: int
     attention_rows: int
+    kv: KvFormat = "fp16"
 
     @property
     def max_rows(self) -> int:
@@ -57,8 +61,9 @@ class RunSizes:
         return min(whole, (window - 1 + chunk - 1) // chunk + 1) if window else whole
 
     def kv_region_bytes(self, layer: int) -> int:
-        """Bytes of a layer's keys, and of its values: fp16."""
-        return self.num_slots * self.shape.kv_size * self.ring(layer) * 2
+        """Bytes of a layer's keys, and of its values; int8 has a float32 scale per 32."""
+        dims = self.num_slots * self.shape.kv_size * self.ring(layer)
+        return dims * 2 if self.kv == "fp16" else dims * 9 // 8
 
     def scratch_bytes(self) -> dict[str, int]:
         """Bytes of every buffer that a pass computes in, by name."""

@@ -45,6 +45,7 @@ class Tuning:
     name: str
     products: Mapping[tuple[str, int], GemmTuning]  # by matrix and rows of the pass, 1 .. 16
     attention_chunk: int = 64  # keys
+    norm_threads: int = 256  # 64 or 256
     attention_rows: int = 4  # that share one read of the cache
     attention_shuffle: int = 0
     prefill_rows: int = 64
@@ -57,7 +58,9 @@ class Tuning:
     def numerics_id(self) -> str:
         """Names every setting that fixes the order of float operations."""
         slices = ",".join(str(self.gemm(matrix, 1).slices) for matrix in MATRICES)
-        return f"w4a8-{_VERSION} slices={slices} chunk={self.attention_chunk}"
+        return (
+            f"w4a8-{_VERSION} slices={slices} chunk={self.attention_chunk} norm={self.norm_threads}"
+        )
 
 
 def tuning_for(info: DeviceInfo) -> Tuning:

@@ -39,7 +39,7 @@ def test_sections_apply_from_the_general_to_the_special() -> None:
     assert parsed.gemm("down", 1).tiles == 4 and parsed.gemm("o", 1).tiles == 2
     assert parsed.gemm("o", 16).width == 64 and parsed.gemm("o", 64).unroll == 1
     assert parsed.gemm("o", 8).unroll == 8
-    assert parsed.numerics_id == "w4a8-1 slices=4,4,4,4,2 chunk=128"
+    assert parsed.numerics_id == "w4a8-1 slices=4,4,4,4,2 chunk=128 norm=256"
 
 
 def test_slices_under_speed_are_refused() -> None:

@@ -12,6 +12,7 @@ from small_models import SMALL, RandomModel
 from vulkan_harness import open_device
 
 from specdec.errors import DeviceError
+from specdec.gemma3.loading import from_checkpoint
 from specdec.types import FloatArray, SamplingParams, Segment
 
 if os.environ.get("SPECDEC_TEST_DEVICE") == "none":
@@ -52,6 +53,29 @@ def logits(has_integer_dot: bool, in_place: bool, settings: Tuning) -> FloatArra
     assert verifier.messages == []
     verifier.release()
     return np.concatenate(parts)
+
+
+def test_an_int8_cache_keeps_every_bit_law_and_little_error() -> None:
+    """Keys and values in steps of 1/127 of their group's largest: errors stay below 3 %."""
+    model = RandomModel()
+    verifier = open_verifier(
+        model, SMALL, 8, open_device(), context_length=256, num_slots=2, kv="int8"
+    )
+    assert verifier.numerics_id.endswith("kv=int8")
+    verifier.open(0, SamplingParams())
+    verifier.open(1, SamplingParams())
+    single = [verifier.logits([Segment(0, i, TOKEN_IDS[i : i + 1])]) for i in range(90)]
+    verifier.prefill(Segment(1, 0, TOKEN_IDS[:70]))
+    together = verifier.logits([Segment(1, 70, TOKEN_IDS[70:86])])
+    np.testing.assert_array_equal(together, np.concatenate(single[70:86]))
+    verifier.truncate(1, 75)
+    again = verifier.logits([Segment(1, 75, TOKEN_IDS[75:83])])
+    np.testing.assert_array_equal(again, np.concatenate(single[75:83]))
+    reference = from_checkpoint(model, SMALL).feed(0, TOKEN_IDS, 90)
+    error = np.concatenate(single) - reference
+    assert np.sqrt(np.mean(error**2) / np.mean(reference**2)) < 0.03
+    assert verifier.messages == []
+    verifier.release()
 
 
 @pytest.fixture(scope="module")
