@@ -128,6 +128,49 @@ def keys_from(tiles: NDArray[np.float16], ring: int, head_dim: int) -> NDArray[n
     return np.swapaxes(units, -3, -2).reshape(-1, ring, head_dim)
 
 
+def quantised_heads(heads: Doubles) -> tuple[NDArray[np.int8], FloatArray]:
+    """Heads (..., D) as int8 and one float32 scale per 32 dims (..., D / 32)."""
+    groups = heads.astype(np.float32).reshape(*heads.shape[:-1], -1, 32)
+    scales = np.abs(groups).max(axis=-1) / np.float32(127)
+    values = np.rint(groups / np.maximum(scales, 1e-30)[..., None]).astype(np.int8)
+    return values.reshape(heads.shape), scales.astype(np.float32)
+
+
+def lay_out_int8_keys(values: NDArray[np.int8], scales: FloatArray) -> NDArray[np.uint8]:
+    """Keys (..., ring, D) and scales (..., ring, D / 32) as the bytes of their tiles."""
+    *lead, ring, dim = values.shape
+    units = np.swapaxes(values.reshape(*lead, ring // 32, 32, dim // 16, 16), -3, -2)
+    turned = np.swapaxes(scales.reshape(*lead, ring // 32, 32, dim // 32), -2, -1)
+    parts = (np.ascontiguousarray(units), np.ascontiguousarray(turned))
+    flat = [part.view(np.uint8).reshape(*lead, ring // 32, -1) for part in parts]
+    return np.concatenate(flat, axis=-1)
+
+
+def int8_keys_from(cache: NDArray[np.uint8], ring: int, dim: int) -> Doubles:
+    """The inverse of `lay_out_int8_keys`, dequantised: (slots x kv heads, ring, D)."""
+    tiles = cache.reshape(-1, ring // 32, 36 * dim)
+    units = tiles[..., : 32 * dim].reshape(-1, ring // 32, dim // 16, 32, 16).view(np.int8)
+    scales = np.ascontiguousarray(tiles[..., 32 * dim :]).view(np.float32)
+    turned = np.swapaxes(scales.reshape(-1, ring // 32, dim // 32, 32), -2, -1)
+    values = np.swapaxes(units, -3, -2).reshape(-1, ring, dim // 32, 32).astype(np.float64)
+    result: Doubles = values * turned.reshape(-1, ring, dim // 32, 1)
+    return result.reshape(-1, ring, dim)
+
+
+def lay_out_int8_values(values: NDArray[np.int8], scales: FloatArray) -> NDArray[np.uint8]:
+    """Values (..., ring, D) and scales as bytes, position by position."""
+    parts = (np.ascontiguousarray(values), np.ascontiguousarray(scales))
+    return np.concatenate([part.view(np.uint8) for part in parts], axis=-1)
+
+
+def int8_values_from(cache: NDArray[np.uint8], ring: int, dim: int) -> Doubles:
+    """The inverse of `lay_out_int8_values`, dequantised: (slots x kv heads, ring, D)."""
+    rows = cache.reshape(-1, ring, dim * 9 // 8)
+    values = rows[..., :dim].view(np.int8).reshape(-1, ring, dim // 32, 32).astype(np.float64)
+    scales = np.ascontiguousarray(rows[..., dim:]).view(np.float32)
+    return (values * scales[..., None]).reshape(-1, ring, dim)
+
+
 def attend(queries: Doubles, keys: Doubles, values: Doubles, position: int, window: int) -> Doubles:
     """One row's attention: queries (N, D) of one kv head over positions (S, D)."""
     first = max(0, position - window + 1) if window else 0

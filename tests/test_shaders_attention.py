@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -38,6 +39,8 @@ class Outcome:
 class Layer:
     """Queries, keys and values of every (slot, position) of one layer, and passes over them."""
 
+    defines: ClassVar[dict[str, int]] = {}
+
     def __init__(self, shape: Heads, length: int, scale: float = 1.0) -> None:
         rng = np.random.default_rng(shape.head_dim + length)
         self.shape = shape
@@ -68,6 +71,7 @@ class Layer:
         chunk: int = 64,
         max_rows: int = 4,
         spread: int = 1,
+        batch: int = 4,
     ) -> Outcome:
         """One pass: attention, then merge."""
         shape, count = self.shape, len(rows)
@@ -85,12 +89,13 @@ class Layer:
             out = [bench.zeros(count * width), bench.zeros(count * width // 8)]
             program = bench.program(
                 "attention",
-                {},
+                self.defines,
                 {
                     **constants,
                     "NUM_KV_HEADS": shape.num_kv_heads,
                     "ROWS": max_rows,
                     "SHUFFLE": spread,
+                    "BATCH": batch,
                 },
             )
             merge = bench.program("attention_merge", {}, constants)
@@ -148,6 +153,7 @@ SHAPES = [
     (Heads(64, 8, 2, 192, 0), 32),
     (Heads(64, 4, 4, 192, 0), 128),
     (Heads(128, 4, 2, 192, 0), 64),
+    (Heads(128, 4, 2, 192, 0), 128),
     (Heads(128, 4, 4, 256, 0), 256),
     (Heads(256, 4, 1, 192, 0), 64),
     (Heads(256, 4, 1, 256, 0), 256),
@@ -204,12 +210,14 @@ def test_a_rows_bits_depend_on_its_own_position_alone(device: Device, window: in
         assert_same_bits(0, alone, 2, layer.run(device, others))
 
 
-def test_shuffled_and_loaded_operands_give_the_same_bits(device: Device) -> None:
+def test_how_operands_are_loaded_changes_no_bits(device: Device) -> None:
     layer = Layer(Heads(128, 4, 2, 192, 0), 190)
     rows = segment(123, 6)
-    shuffled, loaded = (layer.run(device, rows, spread=spread) for spread in (1, 0))
-    for row in range(6):
-        assert_same_bits(row, shuffled, row, loaded)
+    first = layer.run(device, rows)
+    for spread, batch in ((0, 4), (1, 1), (0, 8)):
+        other = layer.run(device, rows, spread=spread, batch=batch)
+        for row in range(6):
+            assert_same_bits(row, first, row, other)
 
 
 def test_a_prompt_cut_anywhere_gives_the_same_bits(device: Device) -> None:

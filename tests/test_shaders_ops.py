@@ -61,13 +61,15 @@ def test_a_row_of_zeros_and_a_huge_row_stay_finite(device: Device) -> None:
     assert not values[0].any() and not group_scales[0].any()
 
 
+@pytest.mark.parametrize("threads", [64, 256])
 @pytest.mark.parametrize("hidden", HIDDEN_SIZES)
-def test_residual_takes_the_normed_projection(device: Device, hidden: int) -> None:
+def test_residual_takes_the_normed_projection(device: Device, hidden: int, threads: int) -> None:
     num_rows = 3
     x, y = normal(3, num_rows, hidden, scale=100.0), normal(4, num_rows, hidden)
     post, following = normal(5, hidden) + 1, normal(6, hidden) + 1
     buffers = [x, y, post, following, words(num_rows, hidden), scales(num_rows, hidden)]
-    out = run(device, "residual_norm_quantize", buffers, num_rows, constants={"HIDDEN": hidden})
+    constants = {"HIDDEN": hidden, "THREADS": threads}
+    out = run(device, "residual_norm_quantize", buffers, num_rows, constants=constants)
     expected = x + rms_norm(y, post)
     np.testing.assert_allclose(out[0], expected, rtol=2e-6, atol=2e-5)
     assert_quantised(out[4], out[5], rms_norm(out[0], following))
