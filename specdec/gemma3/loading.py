@@ -69,6 +69,37 @@ def build(
     return ModelWeights(shape, linear("embed"), layers, vector("final_norm"), cache_dtype)
 
 
+def fused(name: str, tensor: Callable[[str], FloatArray]) -> FloatArray:
+    """Matrix `name` of specdec.weights (N, K), from `tensor` by role: `layers.0.q`, `embed`, ..."""
+    layer, _, part = name.rpartition(".")
+    if part == "qkv":
+        return np.concatenate([tensor(f"{layer}.{role}") for role in "qkv"])
+    if part == "gate_up":
+        gate, up = tensor(f"{layer}.gate"), tensor(f"{layer}.up")
+        tiles = tuple(x.reshape(-1, TILE_ROWS, x.shape[1]) for x in (gate, up))
+        return np.stack(tiles, axis=1).reshape(-1, gate.shape[1])
+    return tensor(name)
+
+
+_MODULES = {
+    "embed": "embed_tokens",
+    "final_norm": "norm",
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "o": "self_attn.o_proj",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+    "q_norm": "self_attn.q_norm",
+    "k_norm": "self_attn.k_norm",
+    "input_norm": "input_layernorm",
+    "post_attention_norm": "post_attention_layernorm",
+    "pre_feedforward_norm": "pre_feedforward_layernorm",
+    "post_feedforward_norm": "post_feedforward_layernorm",
+}
+
+
 class TensorSource:
     """Float32 matrices and vectors by the names of specdec.weights, from Hugging Face's."""
 
@@ -77,32 +108,12 @@ class TensorSource:
 
     def matrix(self, name: str) -> FloatArray:
         """A float32 matrix (N, K), rows joined and ordered as in specdec.weights."""
-        if name == "embed":
-            return self._tensors["model.embed_tokens.weight"]
-        prefix, part = f"model.{name.rpartition('.')[0]}", name.rpartition(".")[2]
-        if part == "qkv":
-            return np.concatenate(
-                [self._tensors[f"{prefix}.self_attn.{x}_proj.weight"] for x in "qkv"]
-            )
-        if part == "gate_up":
-            gate = self._tensors[f"{prefix}.mlp.gate_proj.weight"]
-            up = self._tensors[f"{prefix}.mlp.up_proj.weight"]
-            tiles = (x.reshape(-1, TILE_ROWS, x.shape[1]) for x in (gate, up))
-            return np.stack(tuple(tiles), axis=1).reshape(-1, gate.shape[1])
-        module = "self_attn" if part == "o" else "mlp"
-        return self._tensors[f"{prefix}.{module}.{part}_proj.weight"]
+        return fused(name, self._tensor)
 
     def vector(self, name: str) -> FloatArray:
         """A float32 norm factor: 1 + the stored weight."""
-        if name == "final_norm":
-            return self._tensors["model.norm.weight"] + np.float32(1)
-        prefix, part = f"model.{name.rpartition('.')[0]}", name.rpartition(".")[2]
-        names = {
-            "input_norm": "input_layernorm",
-            "post_attention_norm": "post_attention_layernorm",
-            "pre_feedforward_norm": "pre_feedforward_layernorm",
-            "post_feedforward_norm": "post_feedforward_layernorm",
-            "q_norm": "self_attn.q_norm",
-            "k_norm": "self_attn.k_norm",
-        }
-        return self._tensors[f"{prefix}.{names[part]}.weight"] + np.float32(1)
+        return self._tensor(name) + np.float32(1)
+
+    def _tensor(self, role: str) -> FloatArray:
+        layer, dot, part = role.rpartition(".")
+        return self._tensors[f"model.{layer}{dot}{_MODULES[part]}.weight"]
