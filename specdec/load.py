@@ -114,6 +114,7 @@ def _verifier(
         device,
         context_length=context_length,
         num_slots=config.run.batch_size,
+        kv=config.run.kv,
         load=progress,
     )
 
