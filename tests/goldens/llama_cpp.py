@@ -36,12 +36,14 @@ class Choice:
 class LlamaCpp:
     """One GGUF model in llama.cpp; without its weights it can only tokenize."""
 
-    def __init__(self, gguf: Path, vocab_only: bool, num_threads: int, context_length: int) -> None:
+    def __init__(
+        self, gguf: Path, vocab_only: bool, num_threads: int, context_length: int, repack: bool
+    ) -> None:
         self._ffi, self._lib = _open_library()
         params = self._lib.llama_model_default_params()
         params.n_gpu_layers = 0
         params.vocab_only = vocab_only
-        params.use_extra_bufts = False  # no repacked weights: their kernels need AMX on some builds
+        params.use_extra_bufts = repack
         self._model = self._lib.llama_model_load_from_file(str(gguf).encode(), params)
         if self._model == self._ffi.NULL:
             raise RuntimeError(f"llama.cpp cannot load {gguf}")
@@ -86,6 +88,17 @@ class LlamaCpp:
             choices.append(Choice(int(best), int(second), float(last[best] - last[second])))
         return choices
 
+    def next_token(self, token_id: int, position: int) -> int:
+        """Feed one token; the id of the highest logit after it. Copies nothing: for timing."""
+        batch = self._batch
+        batch.n_tokens = batch.n_seq_id[0] = batch.logits[0] = 1
+        batch.token[0], batch.pos[0], batch.seq_id[0][0] = token_id, position, 0
+        status = self._lib.llama_decode(self._context, batch)
+        assert status == 0, f"llama_decode: {status}"
+        logits = self._lib.llama_get_logits_ith(self._context, 0)
+        view = np.frombuffer(self._ffi.buffer(logits, 4 * self.vocab_size), np.float32)
+        return int(view.argmax())
+
     def _make_context(self, num_threads: int, context_length: int) -> Any:
         params = self._lib.llama_context_default_params()
         params.n_ctx = context_length
@@ -116,10 +129,19 @@ class LlamaCpp:
 
 
 def load_model(
-    gguf: Path, *, vocab_only: bool = False, num_threads: int = 2, context_length: int = 2048
+    gguf: Path,
+    *,
+    vocab_only: bool = False,
+    num_threads: int = 2,
+    context_length: int = 2048,
+    repack: bool = False,
 ) -> LlamaCpp:
-    """Load a GGUF file; `vocab_only` reads no weights (fast) and can only tokenize."""
-    return LlamaCpp(gguf, vocab_only, num_threads, context_length)
+    """Load a GGUF file; `vocab_only` reads no weights (fast) and can only tokenize.
+
+    `repack` lays weights out for the processor as llama.cpp does by default; the kernels for them
+    need AMX on some builds, so goldens do without.
+    """
+    return LlamaCpp(gguf, vocab_only, num_threads, context_length, repack)
 
 
 _loaded: list[Any] = []  # (ffi, library), and what must outlive them; loaded once per process
