@@ -81,6 +81,33 @@ def test_all_variants_and_block_sizes_give_the_same_bits(
         assert_same_bits(products.plain(case, variant), expected)
 
 
+def accumulated(case: Case, slices: int, fused: bool) -> NDArray[F32]:
+    """The documented arithmetic; a device's fma may round once (fused) or twice."""
+    shape = (-1, case.matrix.num_columns // GROUP, GROUP)
+    w, a = (v.astype(np.float64).reshape(shape) for v in (case.matrix.values(), case.values))
+    dots = np.einsum("ngk,mgk->gmn", w, a)
+    d_w, d_a = case.matrix.row_scales().astype(F32), case.factors
+    total = np.zeros(dots.shape[1:], F32)
+    for s in range(slices):
+        acc = np.zeros_like(total)
+        for g in range(s, len(dots), slices):
+            product = dots[g].astype(np.longdouble) * (d_a[:, g, None] * d_w[:, g])
+            acc = (acc + (product if fused else product.astype(F32))).astype(F32)
+        total += acc
+    return total
+
+
+@pytest.mark.parametrize("slices", [1, 3])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_float_operations_are_the_documented_ones(
+    products: Products, bits: Bits, slices: int
+) -> None:
+    case = random_case(bits, 64, 416)
+    y = products.plain(case, Variant(False, block=8, slices=slices)).view(np.uint32)
+    forms = [accumulated(case, slices, fused).view(np.uint32) for fused in (False, True)]
+    assert any(np.array_equal(y, form) for form in forms)
+
+
 @pytest.mark.parametrize("variant", [LANES, DOT], ids=["lanes", "dot"])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_token_has_the_same_bits_in_any_row_beside_any_others(
@@ -194,6 +221,10 @@ def test_argmax_takes_the_lowest_id_at_a_tie_and_never_a_padding_row(
     # the last tiles hold 5 rows; padding rows would give 0, more than a negative logit
     assert (ids == [0, 64]).all()
     assert (best < 0).any()
+    weights = same.values()
+    weights[[20, 33, 68]], values[:] = 127, 127  # row 33 is in the first lane, row 20 in another
+    tied = Case(pack(8, weights, same.row_scales()), values, case.factors)
+    assert (products.argmax(tied, variant)[1] == [20, 68]).all()
 
 
 @pytest.mark.parametrize("variant", [LANES, DOT], ids=["lanes", "dot"])
