@@ -5,8 +5,9 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
-from vulkan_harness import DOUBLE
+from vulkan_harness import DOUBLE, run
 
 from specdec.assets import asset_dir
 from specdec.errors import DeviceError
@@ -24,6 +25,22 @@ def test_a_shader_with_an_error_is_a_device_error(device: Device, shaders: Path)
     (shaders / "bad.comp").write_text("// none\n#version 460\nvoid main() { nonsense; }")
     with pytest.raises(DeviceError, match=r"bad.comp does not compile: .*nonsense"):
         Program(device, "bad", source_dir=shaders)
+
+
+def test_a_subgroup_size_can_be_required(device: Device, shaders: Path) -> None:
+    _, smallest, largest = device.info.subgroup_sizes
+    for size in (smallest, largest):
+        out = run(
+            device,
+            "double",
+            [np.arange(64, dtype=np.float32), np.zeros(64, np.float32)],
+            groups=1,
+            push=[64, 0.0],
+            constants={"FACTOR": 2.0},
+            subgroup_size=size,
+            source_dir=shaders,
+        )
+        assert out[1].tolist() == [2.0 * i for i in range(64)]
 
 
 def test_spirv_is_cached_until_a_source_or_define_changes(

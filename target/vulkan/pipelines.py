@@ -51,7 +51,7 @@ class Pipeline:
         module = create("vkCreateShaderModule", device, module_info, action)
         stage_flags, stage_next = 0, NULL
         if subgroup_size:
-            stage_flags = vk.VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT
+            stage_flags = vk.VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT_EXT
             stage_next = make(
                 "VkPipelineShaderStageRequiredSubgroupSizeCreateInfo",
                 requiredSubgroupSize=subgroup_size,
