@@ -19,6 +19,9 @@ _POOL_DESCRIPTORS = 2048
 
 PUSH_BYTES = 128  # what every device has; each pipeline takes all of it
 
+# VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT, which the binding leaves None
+_FULL_SUBGROUPS = 2
+
 
 class Pipeline:
     """One shader, specialised; `constants` are 32-bit words by constant_id."""
@@ -51,7 +54,7 @@ class Pipeline:
         module = create("vkCreateShaderModule", device, module_info, action)
         stage_flags, stage_next = 0, NULL
         if subgroup_size:
-            stage_flags = vk.VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT_EXT
+            stage_flags = _FULL_SUBGROUPS
             stage_next = make(
                 "VkPipelineShaderStageRequiredSubgroupSizeCreateInfo",
                 requiredSubgroupSize=subgroup_size,
