@@ -83,6 +83,19 @@ def test_logits_do_not_depend_on_how_many_tokens_share_the_pass() -> None:
             assert np.array_equal(found, expected[start : start + count]), (start, count)
 
 
+@pytest.mark.slow
+def test_many_tiles_are_summed_in_one_order() -> None:
+    shape = with_shape(context_length=512, sliding_window=300, num_heads=2, num_kv_heads=1)
+    model = from_checkpoint(RandomModel(shape), shape)
+    token_ids = random_ids(420, shape.vocab_size)
+    expected = one_by_one(model, token_ids)
+    for first in (5, 16, 31, 32):
+        model.truncate(0, 0)
+        parts = [model.feed(0, token_ids[i : i + first], first) for i in range(0, 400, first)]
+        found = np.concatenate(parts)
+        assert np.array_equal(found, expected[: len(found)])
+
+
 def test_truncating_and_feeding_other_tokens_leaves_nothing_behind() -> None:
     model = from_checkpoint(RandomModel(), SMALL)
     token_ids = random_ids(100, SMALL.vocab_size)
