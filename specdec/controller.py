@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from specdec.types import DraftRun, RoundReport, SamplingParams
+from specdec.calibration import Calibration, Calibrator, Outlook
+from specdec.costs import Costs, CostTable
+from specdec.stopping import AdaptiveStopping
+from specdec.types import DraftRun, RoundReport, SamplingParams, StoppingRule
+
+_NUM_POSITIONS = 4  # with odds of their own; the last holds from there on
+_BIAS_GAIN, _BIAS_LEAK = 0.15, 0.02  # of a sequence's own bias, per verdict
+_RATE_MEMORY = 0.95  # what a sequence's running rate keeps per round
+_CARRIED_ROUNDS = 5.0  # rounds' worth of the last rate that a new sequence starts with
+_PROBE_SHARE = 0.01  # of plain time that probes may cost
+_PROMISE_KEPT, _LEAST_PROMISE = 0.7, 0.4
+_PROBE_INTERVALS = (4, 50)  # rounds: least and most between two probes
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +57,164 @@ class FixedLength:
 
     def close(self, slot: int) -> None:
         """Nothing is kept."""
+
+
+class RunningRate:
+    """Tokens per second over the last rounds."""
+
+    def __init__(self, num_tokens: float = 0.0, elapsed_s: float = 0.0) -> None:
+        self._num_tokens = num_tokens
+        self._elapsed_s = elapsed_s
+
+    def carried(self) -> RunningRate:
+        """The same rate on little evidence, for the next sequence to start from."""
+        if not self._elapsed_s:
+            return RunningRate()
+        weight = _CARRIED_ROUNDS * (1 - _RATE_MEMORY)
+        return RunningRate(weight * self._num_tokens, weight * self._elapsed_s)
+
+    def observe(self, num_tokens: int, elapsed_s: float) -> None:
+        """Count one round."""
+        self._num_tokens = _RATE_MEMORY * self._num_tokens + num_tokens
+        self._elapsed_s = _RATE_MEMORY * self._elapsed_s + elapsed_s
+
+    def tokens_per_s(self, costs: CostTable) -> float:
+        """The rate; never below plain decoding's, which can always be had."""
+        plain = 1.0 / costs.plain_s
+        return max(plain, self._num_tokens / self._elapsed_s) if self._elapsed_s else plain
+
+
+class Probing:
+    """When to try a draft though none is expected to pay: at once in a new text, then rarely.
+
+    A hit is followed up until misses have made it unlikely that drafting pays.
+    """
+
+    def __init__(self) -> None:
+        self._num_waited = 0
+        self._promise = 1.0
+
+    def is_due(self, costs: CostTable) -> bool:
+        """Whether this plain round should be a probe; called once per such round."""
+        price = costs.round_s(1, 1) / costs.plain_s - 1.0  # in tokens
+        least, most = _PROBE_INTERVALS
+        interval = min(max(price / _PROBE_SHARE, least), most)
+        self._num_waited += 1
+        if self._promise > max(price, _LEAST_PROMISE) or self._num_waited >= interval:
+            self._num_waited = 0
+            return True
+        return False
+
+    def observe(self, has_hit: bool) -> None:
+        """Learn how a run of at least one token fared."""
+        self._promise = 1.0 if has_hit else _PROMISE_KEPT * self._promise
+
+
+@dataclass(slots=True)
+class _Slot:
+    """What is kept of one running sequence."""
+
+    calibrator: Calibrator
+    outlook: Outlook
+    margin_scale: float
+    rate: RunningRate
+    probing: Probing
+    calibration: Calibration  # that the last plan was made with
+    own_bias: float = 0.0  # by how much this text is easier than others, in logits
+    has_drafted: bool = False  # in the last round, so the drafter is not behind
+
+    def learn(self, confidence: float, index: int, is_hit: bool) -> None:
+        """One verdict of the target, for all sequences and for this one."""
+        error = self.calibrator.observe(confidence, self.margin_scale, index, is_hit, self.own_bias)
+        self.own_bias = (1 - _BIAS_LEAK) * self.own_bias + _BIAS_GAIN * error
+
+
+class AdaptiveLength:
+    """Drafts and checks what pays, at measured costs and calibrated odds; may stop drafting.
+
+    Costs come from the rounds themselves, odds from the target's verdicts. The rate that seconds
+    are charged at is that of a sequence's own last rounds: tokens saved in one text cannot be spent
+    in another. Where drafting does not pay, single rounds find out whether it would again; what
+    these may cost is bounded.
+    """
+
+    def __init__(self, costs: Costs, max_draft_length: int) -> None:
+        self._costs = costs
+        self._max_draft_length = max_draft_length
+        self._calibrators: dict[bool, Calibrator] = {}  # by whether sampling is greedy
+        self._outlooks: dict[bool, Outlook] = {}
+        self._slots: dict[int, _Slot] = {}
+        self._last_rate = RunningRate()
+
+    @property
+    def mode(self) -> str:
+        """The name of this mode in results."""
+        return "auto"
+
+    def open(self, slot: int, sampling: SamplingParams) -> None:
+        """Start from what the sequences before have taught."""
+        is_greedy = sampling.temperature == 0.0
+        calibrator = self._calibrators.setdefault(is_greedy, Calibrator(_NUM_POSITIONS))
+        outlook = self._outlooks.setdefault(is_greedy, Outlook(self._max_draft_length))
+        scale = 1.0 if is_greedy else sampling.temperature
+        self._slots[slot] = _Slot(
+            calibrator,
+            outlook,
+            scale,
+            self._last_rate.carried(),
+            Probing(),
+            calibrator.snapshot(scale),
+        )
+
+    def plan(self, slot: int, position: int, longest: int) -> StoppingRule:
+        """The rule for one run; a fixed length of 0 where drafting does not pay."""
+        state, costs = self._slots[slot], self._costs.table(position)
+        if costs is None:
+            return FixedStopping(0)  # the first passes of all tell what a plain one costs
+        state.calibration = state.calibrator.snapshot(state.margin_scale, state.own_bias)
+        rule = AdaptiveStopping(
+            max_length=min(longest, self._max_draft_length, costs.longest_run),
+            min_length=0,
+            calibration=state.calibration,
+            odds=state.outlook.odds,
+            mean_probability=state.outlook.means,
+            costs=costs,
+            rate=state.rate.tokens_per_s(costs),
+        )
+        if rule.max_length <= 0 or rule.should_continue(()):
+            return rule
+        return replace(rule, min_length=1) if state.probing.is_due(costs) else FixedStopping(0)
+
+    def observe(self, slot: int, report: RoundReport) -> None:
+        """Learn costs and odds from a finished round."""
+        state, run = self._slots[slot], report.run
+        num_accepted = len(report.acceptance.accepted)
+        num_drafted, num_checked = len(run.token_ids), report.num_checked
+        self._costs.observe_pass(num_checked + 1, run.position, report.verify_s)
+        self._costs.observe_other(report.other_s)
+        if num_drafted and state.has_drafted:
+            self._costs.observe_draft(num_drafted, report.draft_s)
+        state.has_drafted = num_drafted > 0
+        state.outlook.observe(run.confidences, state.calibration)
+        for index in range(min(num_checked, num_accepted + 1)):
+            state.learn(run.confidences[index], index, index < num_accepted)
+        if num_checked:
+            state.probing.observe(num_accepted > 0)
+        state.rate.observe(num_accepted + 1, report.draft_s + report.verify_s + report.other_s)
+
+    def close(self, slot: int) -> None:
+        """Keep the sequence's rate for the next to start from."""
+        state = self._slots.pop(slot, None)
+        if state is not None:
+            self._last_rate = state.rate
+
+    def to_json(self) -> dict[str, object]:
+        """Everything learned, as numbers."""
+        odds = {
+            "greedy" if is_greedy else "sampled": {
+                **calibrator.to_json(),
+                "mean_probability": [round(p, 4) for p in self._outlooks[is_greedy].means],
+            }
+            for is_greedy, calibrator in self._calibrators.items()
+        }
+        return {"mode": self.mode, "odds": odds, "costs": self._costs.to_json()}

@@ -1,0 +1,129 @@
+"""What a round costs, learned from the rounds themselves; it knows seconds, no device, no model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from specdec.level import Level
+from specdec.pass_costs import PassCosts
+
+_UNKNOWN_STEP = 0.05  # of a pass: a draft step's cost until one is measured
+_DRAFT_MEMORY = 0.9  # what a draft's cost sums keep per round
+
+
+@dataclass(frozen=True, slots=True)
+class CostTable:
+    """A snapshot of all costs, in seconds, at one context length."""
+
+    pass_s: tuple[float, ...]  # [m]: a pass of m tokens, never falling; [0] is 0.0
+    draft_step_s: float
+    draft_fixed_s: float = 0.0  # of asking the drafter at all
+    other_s: float = 0.0  # of every round, whatever is drafted
+
+    @property
+    def longest_run(self) -> int:
+        """Most draft tokens that the table has a pass for."""
+        return len(self.pass_s) - 2
+
+    @property
+    def plain_s(self) -> float:
+        """A round without draft."""
+        return self.pass_s[1] + self.other_s
+
+    def round_s(self, num_drafted: int, num_checked: int) -> float:
+        """A round that drafts and checks so many tokens."""
+        fixed_s = self.draft_fixed_s if num_drafted else 0.0
+        draft_s = fixed_s + num_drafted * self.draft_step_s
+        return draft_s + self.pass_s[num_checked + 1] + self.other_s
+
+
+class DraftCosts:
+    """Seconds of a draft run: a fixed part and a part per step (a forgetting regression)."""
+
+    def __init__(self) -> None:
+        self.fixed_s = 0.0
+        self.step_s = 0.0
+        self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)  # of 1, k, k k, x, k x
+
+    @property
+    def is_known(self) -> bool:
+        """Whether any run was measured."""
+        return self._sums[0] > 0.0
+
+    def observe(self, num_steps: int, elapsed_s: float) -> None:
+        """Learn from one run; one sample raises the costs by half at most."""
+        if self.is_known:
+            expected_s = self.fixed_s + num_steps * self.step_s
+            elapsed_s = min(elapsed_s, max(1.5 * expected_s, 1e-5))
+        new = (1.0, num_steps, num_steps**2, elapsed_s, num_steps * elapsed_s)
+        kept = (_DRAFT_MEMORY * old + x for old, x in zip(self._sums, new, strict=True))
+        count, k, kk, x, kx = self._sums = tuple(kept)  # type: ignore[assignment]
+        # least squares with a slight pull of the fixed part to 0, so one length is enough to solve
+        determinant = (count + 1) * kk - k * k
+        fixed_s = min(max((kk * x - k * kx) / determinant, 0.0), x / count)
+        self.fixed_s = fixed_s
+        self.step_s = max((kx - k * fixed_s) / kk, 0.0)
+
+    def restore(self, fixed_s: float, step_s: float) -> None:
+        """Start from what was learned in another run, as good as two runs of this one."""
+        self.fixed_s = self.step_s = 0.0
+        self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)
+        for num_steps in (1, 8):
+            new_s = fixed_s + num_steps * step_s
+            sums = (1.0, num_steps, num_steps**2, new_s, num_steps * new_s)
+            total = (a + b for a, b in zip(self._sums, sums, strict=True))
+            self._sums = tuple(total)  # type: ignore[assignment]
+        self.fixed_s, self.step_s = fixed_s, step_s
+
+
+class Costs:
+    """All costs of one pair of target and draft on their devices."""
+
+    def __init__(self, max_pass_tokens: int, pass_steps: Sequence[int] = ()) -> None:
+        self.passes = PassCosts(max_pass_tokens, pass_steps)
+        self.draft = DraftCosts()
+        self.other = Level()
+
+    def observe_pass(self, num_tokens: int, context_length: int, elapsed_s: float) -> None:
+        """Learn from one pass."""
+        self.passes.observe(num_tokens, context_length, elapsed_s)
+
+    def observe_draft(self, num_steps: int, elapsed_s: float) -> None:
+        """Learn from one draft run that began where the last one was confirmed."""
+        self.draft.observe(num_steps, elapsed_s)
+
+    def observe_other(self, elapsed_s: float) -> None:
+        """Learn from what a round took beside its draft and its pass."""
+        self.other.observe(elapsed_s)
+
+    def table(self, context_length: int) -> CostTable | None:
+        """What is known now; None before the first plain passes."""
+        pass_s = self.passes.table(context_length)
+        if not pass_s:
+            return None
+        step_s = self.draft.step_s if self.draft.is_known else _UNKNOWN_STEP * pass_s[1]
+        return CostTable(pass_s, step_s, self.draft.fixed_s, self.other.value)
+
+    def restore(
+        self,
+        sizes: Mapping[int, tuple[float, float]],
+        slope_s: float,
+        draft_fixed_s: float,
+        draft_step_s: float | None,
+        other_s: float,
+    ) -> None:
+        """Start from what another run has learned (None: it never drafted)."""
+        self.passes.restore(sizes, slope_s)
+        if draft_step_s is not None:
+            self.draft.restore(draft_fixed_s, draft_step_s)
+        self.other = Level(other_s, 2)
+
+    def to_json(self) -> dict[str, object]:
+        """Everything learned, as numbers."""
+        return {
+            "passes": self.passes.to_json(),
+            "draft_fixed_s": self.draft.fixed_s,
+            "draft_step_s": self.draft.step_s if self.draft.is_known else None,
+            "other_s": self.other.value,
+        }

@@ -1,0 +1,121 @@
+"""When to stop drafting and how much to check: a pure rule made of odds and costs; no state.
+
+At a long-run rate of rho tokens per second every second costs rho tokens (Dinkelbach 1967, "On
+nonlinear fractional programming"). So checking m of the drafted tokens is worth
+    V(m) = S_1 + ... + S_m - rho T(m + 1),
+S_i the probability that the run is accepted at least to token i, and drafting on is right while
+some number of further tokens promises more than its time costs. Looking only one token ahead would
+fail: T has steps, and on a step's plateau further tokens are almost free.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from specdec.calibration import Calibration
+from specdec.costs import CostTable
+from specdec.types import DraftRun
+
+_LEAST_HOPE = 0.02  # tokens less likely to survive than this are not looked forward to
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveStopping:
+    """The rule for one run: a snapshot of calibration, costs and rate.
+
+    `mean_probability` says, by position, how likely a token not drafted yet is to be accepted; the
+    last entry holds from there on. A run is at least `min_length` long, and is then checked as far:
+    that is how a controller that has stopped drafting finds out whether it would pay again.
+    """
+
+    max_length: int
+    min_length: int
+    calibration: Calibration
+    odds: tuple[tuple[tuple[float, float], ...], ...]
+    mean_probability: tuple[float, ...]
+    costs: CostTable
+    rate: float  # rho, tokens per second
+
+    def should_continue(self, confidences: Sequence[float]) -> bool:
+        """Whether one more draft token is worth its time."""
+        num_drafted = len(confidences)
+        if num_drafted >= self.max_length:
+            return False
+        if num_drafted < self.min_length:
+            return True
+        survival = self.calibration.survival(confidences)
+        best = max(self._values(survival))
+        reached, total = (survival[-1], sum(survival)) if survival else (1.0, 0.0)
+        spent_s = self.costs.draft_step_s + (0.0 if num_drafted else self.costs.draft_fixed_s)
+        hope = sum(
+            share * max(best, self._hope(num_drafted + 1, reached * p, total + reached * p))
+            for p, share in self.odds[num_drafted]
+        )
+        return hope - self.rate * spent_s > best
+
+    def num_to_check(self, run: DraftRun) -> int:
+        """The prefix of greatest value."""
+        length = min(len(run.token_ids), self.max_length)
+        values = self._values(self.calibration.survival(run.confidences[:length]))
+        least = min(self.min_length, length)
+        return max(range(least, length + 1), key=values.__getitem__)
+
+    def _values(self, survival: Sequence[float]) -> list[float]:
+        """V(0) .. V(K) of the tokens drafted; their draft time is spent already."""
+        pass_s = self.costs.pass_s
+        sums = accumulate(survival, initial=0.0)
+        return [total - self.rate * pass_s[m + 1] for m, total in enumerate(sums)]
+
+    def _hope(self, num_drafted: int, reached: float, total: float) -> float:
+        """The best V in sight after so many tokens of such odds, less the drafting it takes.
+
+        `reached` is the last token's survival and `total` the sum of all; tokens further on are
+        taken for average ones.
+        """
+        costs = self.costs
+        best = total - self.rate * costs.pass_s[num_drafted + 1]
+        spent_s = 0.0
+        for index in range(num_drafted, self.max_length):
+            reached *= self.mean_probability[index]
+            if reached < _LEAST_HOPE:
+                break
+            total += reached
+            spent_s += costs.draft_step_s
+            best = max(best, total - self.rate * (spent_s + costs.pass_s[index + 2]))
+        return best
+
+
+def share_budget(
+    survivals: Sequence[Sequence[float]], costs: CostTable, rate: float, max_tokens: int
+) -> tuple[int, ...]:
+    """How many draft tokens of each sequence one common pass should check.
+
+    Args:
+        survivals: for each sequence S_1, S_2, ..., never rising.
+        costs: of passes up to `max_tokens`.
+        rate: of all sequences together, tokens per second.
+        max_tokens: most tokens in the pass; each sequence's last confirmed token is one of them.
+
+    Tokens enter by their survival, the best of all sequences first, so a sequence's own enter in
+    order; of all these stages the most valuable wins, which no step of T can hide.
+    """
+    lengths = [0] * len(survivals)
+    heap = [(-survival[0], i) for i, survival in enumerate(survivals) if survival]
+    heapq.heapify(heap)
+    num_tokens = len(survivals)
+    assert num_tokens <= max_tokens < len(costs.pass_s), "every sequence feeds one token at least"
+    total, best = 0.0, (-rate * costs.pass_s[num_tokens], tuple(lengths))
+    while heap and num_tokens < max_tokens:
+        gain, i = heapq.heappop(heap)
+        total -= gain
+        num_tokens += 1
+        lengths[i] += 1
+        if lengths[i] < len(survivals[i]):
+            heapq.heappush(heap, (-survivals[i][lengths[i]], i))
+        value = total - rate * costs.pass_s[num_tokens]
+        if value > best[0]:
+            best = (value, tuple(lengths))
+    return best[1]
