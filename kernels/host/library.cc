@@ -1,0 +1,12 @@
+// One translation unit of all kernels and the host's own interface, compiled by draft/npu/host_kernels.py.
+#include "../aie2/attention_decode.cc"
+#include "../aie2/geglu_quantize.cc"
+#include "../aie2/gemv_core.cc"
+#include "../aie2/gemv_w4a8.cc"
+#include "../aie2/head_top_k.cc"
+#include "../aie2/residual_add.cc"
+#include "../aie2/rms_norm_quantize.cc"
+#include "../aie2/rope.cc"
+#include "../aie2/vector_core.cc"
+#include "array.cc"
+#include "probe.cc"
