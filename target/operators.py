@@ -13,7 +13,7 @@ from specdec.gemma3.shape import GROUP
 from specdec.weights import TILE_ROWS
 from target.packing import PackedMatrix
 from target.programs import Program
-from target.sizes import BLOCK_ROWS, RunSizes
+from target.sizes import RunSizes
 from target.tuning import FORMS, GemmTuning, Tuning
 from target.vulkan import DescriptorPool, Device, Recorder, Region
 
@@ -188,7 +188,7 @@ class Operators:
         tuning = self._gemm_tuning(rows, matrix)
         form = self._form(tuning)
         constants: dict[str | int, int | float] = {
-            "M": min(rows, BLOCK_ROWS),
+            "M": min(rows, tuning.block),
             "SLICES": tuning.slices,
             "TILES": tuning.tiles,
         }
@@ -213,7 +213,7 @@ class Operators:
                 stride,
                 extent.num_rows,
             )
-            grid = (-(-rows // BLOCK_ROWS), -(-extent.num_tiles // group_tiles), 1)
+            grid = (-(-rows // tuning.block), -(-extent.num_tiles // group_tiles), 1)
             regions = [part.packed, part.scales, *activations, *out]
             self._dispatch(recorder, program, regions, grid, push)
 

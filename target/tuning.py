@@ -30,6 +30,7 @@ class GemmTuning:
     form: str = ""  # one of FORMS; empty: dot where the device accelerates it, else lanes
     tiles: int = 2  # of 32 rows, for a workgroup or a cluster of 8 lanes
     width: int = 32  # lanes along rows
+    block: int = PASS_ROWS[-1]  # most rows that share one unpacking of the weights
     unroll: int = 1  # groups of K in flight
     subgroup: int = 0  # lanes of a subgroup; 0: the driver's choice
     tokens: int = 16  # matrix form: columns of a product, its depth, and which bits of an element's
