@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from specdec.sampling import choose_with_margin, perturbed_scores
+from specdec.sampling import perturbed_scores
 from specdec.types import FloatArray, SamplingParams
 
 _REACH = 12.0
@@ -17,12 +17,13 @@ _REACH = 12.0
 def choose_near_best(
     logits: FloatArray, position: int, sampling: SamplingParams
 ) -> tuple[int, float]:
-    """The chosen token for logits (V,) and its lead over the second best perturbed score."""
-    if sampling.temperature == 0.0:
-        return choose_with_margin(logits, position, sampling)
-    lowest = logits.max() - np.float32(_REACH * sampling.temperature)
+    """The chosen token for logits (V,) and its lead over the second best perturbed score.
+
+    A lead above 12 is told as 12: the second best may be out of reach.
+    """
+    lowest = logits.max() - np.float32(_REACH * (sampling.temperature or 1.0))
     token_ids = np.flatnonzero(logits >= lowest)
     scores = perturbed_scores(logits[token_ids], position, sampling, token_ids)
     best = int(np.argmax(scores))
     lead = scores[best] - np.delete(scores, best).max(initial=-np.inf)
-    return int(token_ids[best]), float(min(lead, np.finfo(np.float32).max))
+    return int(token_ids[best]), float(min(lead, _REACH))
