@@ -85,6 +85,10 @@ class Driver:
         return tiles.swapaxes(0, 1).reshape(4, -1)[:, :num_rows]
 
 
+def normal(seed: int, *shape: int) -> FloatArray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
 def row_payloads(row: FloatArray) -> list[bytes]:
     """A float row cut into payloads."""
     starts = range(0, len(row), layout.ROW_FLOATS)

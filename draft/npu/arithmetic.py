@@ -29,7 +29,7 @@ def to_bfloat16(x: FloatArray) -> Bits:
 
 def from_bfloat16(bits: Bits) -> FloatArray:
     """The float32 that bf16 bits stand for."""
-    return np.asarray(bits.astype(np.uint32) << 16).view(np.float32)
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def _rounded(x: FloatArray) -> FloatArray:
@@ -53,7 +53,8 @@ def multiply(x: FloatArray, y: FloatArray | np.float32) -> FloatArray:
     """x y by three products of bf16; relative error at most 2^-15."""
     x_high, x_low = split(x)
     y_high, y_low = split(np.asarray(y, np.float32))
-    return x_high * y_high + x_low * y_high + x_high * y_low
+    product: FloatArray = x_high * y_high + x_low * y_high + x_high * y_low
+    return product
 
 
 def _bits(x: FloatArray) -> NDArray[np.int32]:

@@ -60,6 +60,7 @@ class Manifest:
     outputs: tuple[Channel, ...]
     cores: tuple[Core, ...]
     source_hashes: dict[str, str]  # sha256 of the kernels by path below kernels/
+    xclbin_sha256: str = ""  # written by kernels/build.sh; the emulated array has no xclbin
 
     def check_sources(self, found: dict[str, str]) -> None:
         """Raise DeviceError unless the kernels found are those the configuration was made of."""
@@ -92,6 +93,7 @@ def parse(text: str) -> Manifest:
                 Core(**{**entry, "tile": _tile(entry["tile"])}) for entry in found["cores"]
             ),
             source_hashes=dict(found["source_hashes"]),
+            xclbin_sha256=str(found.get("xclbin_sha256", "")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DeviceError(

@@ -1,12 +1,14 @@
 """Checks a design against the budgets of npu1 and writes the manifest the runtime reads.
 
-`python kernels/designs/write_manifest.py` writes kernels/draft_array.json. Per tile it counts DMA
+`python kernels/designs/write_manifest.py` writes kernels/draft_array.json; build.sh adds the
+hash of what it compiled. Per tile it counts DMA
 channels, buffer descriptors, locks and bytes, and adds the kernels' own estimates of their
 programs; it refuses what does not fit. It knows no kernels' contents.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import re
@@ -19,6 +21,7 @@ from typing import Any
 from iron_stand_in import DesignError, Program, Tile, load_design, size_bytes
 
 KERNELS = Path(__file__).resolve().parent.parent
+DESIGN = KERNELS / "designs" / "draft_array.py"
 LOOP_PROGRAM_BYTES = 1024  # a worker's loop, start-up code and division in software
 
 
@@ -108,20 +111,16 @@ def program_estimates(programs: dict[str, Sequence[str]]) -> dict[str, int]:
     return sizes
 
 
-def manifest(design: types.ModuleType) -> dict[str, Any]:
-    """What the runtime and the emulated array read, of a design that fits."""
-    program: Program = design.draft_array()
-    estimates = program_estimates(design.PROGRAMS)
-    check(program, estimates)
-    channels: dict[str, list[dict[str, Any]]] = {"inputs": [], "outputs": []}
+def channels(program: Program) -> dict[str, list[dict[str, Any]]]:
+    """Shim channels, numbered per tile and direction in the order of the sequence."""
+    found: dict[str, list[dict[str, Any]]] = {"inputs": [], "outputs": []}
     used: dict[tuple[int, bool], int] = {}
     for handle, shim in program.runtime.transfers:
         number = used.get((shim.col, handle.is_producer), 0)
         used[shim.col, handle.is_producer] = number + 1
         parts = handle.fifo.joined_from
-        producer = handle.fifo.prod().tile
-        ends = [end.tile for end in handle.fifo.consumers] if handle.is_producer else [producer]
-        cores = [part.prod().tile for part in parts] or ends
+        ends = handle.fifo.consumers if handle.is_producer else [handle.fifo.prod()]
+        cores = [end.tile for end in ([part.prod() for part in parts] or ends)]
         entry = {
             "fifo": handle.fifo.name,
             "column": shim.col,
@@ -130,8 +129,31 @@ def manifest(design: types.ModuleType) -> dict[str, Any]:
             "element_bytes": size_bytes((parts or [handle.fifo])[0].obj_type),
             "is_rows": not handle.is_producer and not parts,
         }
-        channels["inputs" if handle.is_producer else "outputs"].append(entry)
+        found["inputs" if handle.is_producer else "outputs"].append(entry)
+    return found
+
+
+def cores(program: Program, estimates: dict[str, int]) -> list[dict[str, Any]]:
+    """Every core, its place in the pair that shares a channel, and what it needs."""
     needs = needs_of(program)
+    return [
+        {
+            "tile": [worker.placement.col, worker.placement.row],
+            "is_vector": worker.binary == "vector_core.o",
+            "is_second": bool(worker.fn_args[-1]),
+            "data_bytes": needs[worker.placement].data_bytes,
+            "program_bytes_estimate": estimates[worker.binary],
+        }
+        for worker in program.runtime.workers
+    ]
+
+
+def manifest(design: types.ModuleType) -> dict[str, Any]:
+    """What the runtime and the emulated array read, of a design that fits."""
+    program: Program = design.draft_array()
+    estimates = program_estimates(design.PROGRAMS)
+    check(program, estimates)
+    sources = [path for path in (KERNELS / "aie2").iterdir() if path.suffix in (".cc", ".h")]
     return {
         "format": 1,
         "design": Path(str(design.__file__)).stem,
@@ -141,30 +163,53 @@ def manifest(design: types.ModuleType) -> dict[str, Any]:
             {"name": name, "index": 3 + place, "patch": place}
             for place, name in enumerate(design.ARGUMENTS)
         ],
-        **channels,
-        "cores": [
-            {
-                "tile": [worker.placement.col, worker.placement.row],
-                "is_vector": worker.binary == "vector_core.o",
-                "is_second": bool(worker.fn_args[-1]),
-                "data_bytes": needs[worker.placement].data_bytes,
-                "program_bytes_estimate": estimates[worker.binary],
-            }
-            for worker in program.runtime.workers
-        ],
+        **channels(program),
+        "cores": cores(program, estimates),
         "source_hashes": {
             path.relative_to(KERNELS).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted((KERNELS / "aie2").iterdir())
-            if path.suffix in (".cc", ".h")
+            for path in sorted(sources)
         },
     }
 
 
 def manifest_text() -> str:
     """The manifest of the draft's array as it is stored."""
-    design = load_design(KERNELS / "designs" / "draft_array.py")
-    return json.dumps(manifest(design), indent=1) + "\n"
+    return json.dumps(manifest(load_design(DESIGN)), indent=1) + "\n"
+
+
+def check_allocations(found: dict[str, Any], mlir: str) -> None:
+    """Raise DesignError where the compiler gave a fifo another shim channel than the manifest."""
+    chosen = {
+        name.removesuffix("_shim_alloc"): int(channel)
+        for name, channel in re.findall(
+            r"shim_dma_allocation @(\w+)\s*\((?:%\w+, )?(?:MM2S|S2MM), (\d+)", mlir
+        )
+    }
+    for entry in (*found["inputs"], *found["outputs"]):
+        if chosen.get(entry["fifo"]) != entry["channel"]:
+            raise DesignError(
+                f"{entry['fifo']} is on channel {chosen[entry['fifo']]} of the compiled "
+                f"array, the manifest says {entry['channel']}"
+                if entry["fifo"] in chosen
+                else f"{entry['fifo']} is on no channel of the compiled array"
+            )
+
+
+def write_build(folder: Path) -> None:
+    """The manifest of a compiled array, beside its xclbin and with its hash."""
+    found = manifest(load_design(DESIGN))
+    lowered = (folder / "draft_array.prj").glob("*.mlir")
+    check_allocations(found, "".join(path.read_text() for path in lowered))
+    xclbin = (folder / "draft_array.xclbin").read_bytes()
+    found["xclbin_sha256"] = hashlib.sha256(xclbin).hexdigest()
+    (folder / "draft_array.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    (KERNELS / "draft_array.json").write_text(manifest_text())
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--build", type=Path, help="folder of a compiled array to describe")
+    build = parser.parse_args().build
+    if build is None:
+        (KERNELS / "draft_array.json").write_text(manifest_text())
+    else:
+        write_build(build)
