@@ -7,6 +7,8 @@
 //           in one go.
 //   BITS 8: float products of small integers, exact.
 // Workgroup: WIDTH lanes = WIDTH / 8 clusters, each with its own tiles.
+// Limits: M x TILES <= 32 (beyond, Mesa 22.3 compiles for minutes). On lavapipe 16 rows cost less as two blocks of 8: M x
+// TILES > 16 spills what the shuffles hand round.
 #define ACTIVATION uint
 #include "gemm.glsl"
 layout(constant_id = 3) const uint WIDTH = 8;
