@@ -1,4 +1,3 @@
-#version 460
 // Partial attention of a group of rows over one chunk of CHUNK keys at fixed absolute positions.
 //   s[t] = q . k[t] (dims ascending); m = max s; p[t] = exp(s[t] - m); l = sum p; a[d] = sum p[t] v[t][d]
 // over the keys a row sees (include/visible.glsl). attention_merge.comp joins a row's chunks in ascending order.
@@ -17,6 +16,7 @@
 // Limits: D 32, 64, 128 or 256; CHUNK a multiple of 32, from D / 4 to 256; ROWS SHARE (CHUNK + 16) + 4 CHUNK floats of
 // shared memory (16 queries at CHUNK 256: 21 KiB). SHUFFLE 1 spreads uniform operands by subgroup shuffles, for devices
 // where loads of one address are not cheap (lavapipe). Caller: target/plan.py, once a layer.
+#version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_KHR_shader_subgroup_basic : require

@@ -1,4 +1,3 @@
-#version 460
 // Joins a row's partial attention over its chunks and quantises the head outputs for the o matrix.
 //   m = max m_c; w_c = exp(m_c - m); out[d] = (sum_c w_c a_c[d]) / (sum_c w_c l_c);  aq, as = quantise(out), groups of 32
 // partial a float [M][NUM_HEADS][max_chunks][D], (m, l) float2 [M][NUM_HEADS][max_chunks] of attention.comp;
@@ -6,6 +5,7 @@
 // Thread = (4 dims, slice); slice s of SLICES = 4 CHUNK / D takes the row's chunks s, s + SLICES, ... ascending, then the
 // slices are summed ascending: an order that depends on the row's own chunks alone.
 // Grid (NUM_HEADS, M). Limits: D 32, 64, 128 or 256, CHUNK >= D / 4. Caller: target/plan.py, after attention.comp.
+#version 460
 #extension GL_GOOGLE_include_directive : require
 layout(local_size_x = 64, local_size_x_id = 3) in;
 layout(constant_id = 0) const uint HEAD_DIM = 256;

@@ -1,10 +1,10 @@
-#version 460
 // The chosen token of every row: the id of the largest logit, the lowest such id on a tie (greedy).
 //   best[r] = max over partials of (value, then lower id)
 // Partials come from the head product (gemm_*_argmax): value float [M][num_partials], id u32 [M][num_partials].
 // ids u32 [M]. A row without any comparable value (all NaN) gets id 0. The order of the comparison is total, so no
 // order of work can change the result. Sampling: perturbed logits take the place of the values, nothing else changes.
 // Grid (M). Caller: target/plan.py, last dispatch of a pass.
+#version 460
 #extension GL_GOOGLE_include_directive : require
 layout(local_size_x = 256) in;
 layout(push_constant) uniform Push { uint num_partials; } head;

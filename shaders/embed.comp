@@ -1,4 +1,3 @@
-#version 460
 // Residual stream of each row = its token's embedding x sqrt(hidden size), dequantised from the tiled matrix.
 //   x[r][k] = (value x scale) x normalizer.  BITS 8: int8, BITS 4: nibble - 8 (layout: specdec/weights.py).
 // The matrix may be cut into parts of whole 32-row tiles (128 MiB a binding): one dispatch a part, which serves the
@@ -6,6 +5,7 @@
 // become 0 in the part that starts at row 0.
 // packed uvec4: BITS 8 ((tile G + g) 2 + half) 32 + row, BITS 4 (tile G + g) 32 + row; scales fp16 (tile G + g) 32 + row.
 // x float [M][HIDDEN]. Grid (ceil(HIDDEN/32 / 64), M): one thread a group of 32 columns. Caller: target/plan.py.
+#version 460
 #extension GL_GOOGLE_include_directive : require
 #ifndef BITS
 #define BITS 8

@@ -1,9 +1,9 @@
-#version 460
 // RMS norm and quantisation of the residual stream: the first layer's input norm.
 //   h = x / sqrt(mean(x^2) + EPS) * factor;  aq, as = quantise(h) in groups of 32 (include/activation.glsl)
 // x float [M][HIDDEN], factor float [HIDDEN] (Gemma's 1 + w), aq [M][HIDDEN/4], as [M][HIDDEN/32].
 // Grid (M): one workgroup a row. Limits: HIDDEN a multiple of 32, <= 16384 - 512 (shared memory).
 // Caller: target/plan.py, once a pass, after embed.
+#version 460
 #extension GL_GOOGLE_include_directive : require
 layout(local_size_x = 256, local_size_x_id = 2) in;
 layout(constant_id = 0) const uint HIDDEN = 640;

@@ -1,10 +1,10 @@
-#version 460
 // Splits the qkv projection into heads: q and k RMS-normed, rotated (RoPE), q scaled and kept; k and v into the cache.
 //   n = h / sqrt(mean(h^2) + EPS) * factor;  (a, b) = (n[i], n[i + D/2]);  (a cos - b sin, b cos + a sin)
 // y float [M][(NUM_HEADS + 2 NUM_KV_HEADS) D] in the order q, k, v; factors float [D]; rope (cos, sin) [context][D/2];
 // q out float [M][NUM_HEADS][D], scaled by QUERY_SCALE; cache fp16, or int8 with KV_INT8 1, layout in include/kv_layout.glsl.
 // Grid (NUM_HEADS + 2 NUM_KV_HEADS, M): one workgroup a head of a row. Limits: D 32, 64, 128 or 256.
 // Inactive rows leave cache and q alone. Caller: target/plan.py, once a layer, after the qkv product.
+#version 460
 #extension GL_GOOGLE_include_directive : require
 layout(local_size_x = 64) in;
 layout(constant_id = 0) const uint HEAD_DIM = 256;

@@ -1,4 +1,3 @@
-#version 460
 // Adds a normed projection to the residual stream, then norms and quantises the sum for the next matrix.
 //   x += y / sqrt(mean(y^2) + EPS) * post_factor
 //   h  = x / sqrt(mean(x^2) + EPS) * next_factor;  aq, as = quantise(h) in groups of 32
@@ -7,6 +6,7 @@
 // Grid (M): one workgroup a row. Limits: HIDDEN a multiple of 32, at most 16384 - 512 (shared memory).
 // Caller: target/plan.py, twice a layer: after o (post-attention norm, pre-feedforward norm) and after down
 // (post-feedforward norm, next layer's input norm or the final norm).
+#version 460
 #extension GL_GOOGLE_include_directive : require
 layout(local_size_x = 256, local_size_x_id = 2) in;
 layout(constant_id = 0) const uint HIDDEN = 640;
