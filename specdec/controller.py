@@ -91,8 +91,8 @@ class Probing:
     """
 
     def __init__(self) -> None:
-        self._num_waited = 0
-        self._promise = 1.0
+        self._num_waited = _PROBE_INTERVALS[1]
+        self._promise = 0.0
 
     def is_due(self, costs: CostTable) -> bool:
         """Whether this plain round should be a probe; called once per such round."""

@@ -13,7 +13,7 @@ from statistics import median
 
 from specdec.level import LASTING, WINDOW, Level
 
-_SETTLED = 50  # passes after which a level that moved by itself follows the others again
+_ESTABLISHED = 10  # samples after which a lasting change of one size is one of the clock
 _MEMORY = 0.98  # of a level's weight beside its neighbours', per pass without a sample
 _CONFIRMED = 2  # samples before a size counts
 _CONTEXT_SCALE = 256.0  # tokens; differences of context below it say little about the slope
@@ -36,9 +36,9 @@ class PassCosts:
         self._levels: dict[int, Level] = {}
         self._context: dict[int, float] = {}  # that a level was learned at
         self._num_passes = 0
-        self._seen: dict[int, int] = {}  # number of the last pass that a level believed
-        self._moved: dict[int, int] = {}  # number of the pass that last moved a level by a jump
-        self._suspects: dict[int, float] = {}  # relative, by size, since the last good sample
+        self._known_at: dict[int, int] = {}  # number of the last pass that a level rests on
+        self._suspect_since: dict[int, int] = {}  # first suspect pass since, by size
+        self._series: dict[int, float] = {}  # relative suspects by size since any good sample
 
     def observe(self, num_tokens: int, context_length: int, elapsed_s: float) -> None:
         """Learn from one pass."""
@@ -47,22 +47,20 @@ class PassCosts:
         level = self._levels.get(size)
         if level is None:
             self._levels[size] = Level(elapsed_s, 1)
-            self._context[size], self._seen[size] = context_length, self._num_passes
+            self._context[size], self._known_at[size] = context_length, self._num_passes
             return
         distance = context_length - self._context[size]
         sample_s = max(elapsed_s - self.slope_s * distance, 0.1 * elapsed_s)
         expected_s = level.value
-        is_good = level.observe(sample_s)
-        if is_good:
-            self._suspects.clear()
-            if level.num_samples > WINDOW:
-                self._learn_slope(distance, sample_s - expected_s, expected_s)
-            moved = _CONTEXT_GAIN * distance
-            self._context[size] += moved
-            level.scale(max(1.0 + self.slope_s * moved / level.value, 0.5))
-            self._seen[size] = self._num_passes
-        elif level.value != expected_s:  # the last of several that said the same
-            self._seen[size] = self._moved[size] = self._num_passes
+        if level.observe(sample_s):
+            self._believe(size, distance, sample_s - expected_s, expected_s)
+            return
+        since = self._suspect_since.setdefault(size, self._num_passes)
+        if level.value != expected_s:  # the last of several that said the same
+            del self._suspect_since[size]
+            self._known_at[size] = self._num_passes
+            if level.num_samples >= _ESTABLISHED:
+                self._new_clock(level.value / expected_s, since)
         else:
             self._suspect(size, sample_s / expected_s)
 
@@ -94,7 +92,7 @@ class PassCosts:
         """Start from seconds and context by size, as learned in another run."""
         self._levels = {size: Level(value, 2) for size, (value, _) in sizes.items()}
         self._context = {size: context for size, (_, context) in sizes.items()}
-        self._seen = dict.fromkeys(sizes, 0)
+        self._known_at = dict.fromkeys(sizes, 0)
         self.slope_s = slope_s
 
     def _on_line(self, num_tokens: int, sizes: Sequence[int], values: Sequence[float]) -> float:
@@ -113,23 +111,40 @@ class PassCosts:
         index = bisect_left(self._steps, num_tokens)
         return self._steps[index] if index < len(self._steps) else num_tokens
 
-    def _suspect(self, size: int, ratio: float) -> None:
-        """Different sizes that are all slow, or all fast, in turn: a new clock, common to all.
+    def _believe(self, size: int, distance: float, error_s: float, expected_s: float) -> None:
+        """A sample was as expected: follow the context, and learn what that costs."""
+        level = self._levels[size]
+        self._series.clear()
+        self._suspect_since.pop(size, None)
+        self._known_at[size] = self._num_passes
+        if level.num_samples > WINDOW:
+            self._learn_slope(distance, error_s, expected_s)
+        moved = _CONTEXT_GAIN * distance
+        self._context[size] += moved
+        level.scale(max(1.0 + self.slope_s * moved / level.value, 0.5))
 
-        Sizes that have moved by themselves of late are left alone. One taken for too cheap is soon
-        put right, while one taken for too dear is never tried again.
+    def _suspect(self, size: int, ratio: float) -> None:
+        """Different sizes that are all slow, or all fast, in turn: a new clock, common to all."""
+        if any((ratio > 1) != (other > 1) for other in self._series.values()):
+            self._series.clear()
+        self._series[size] = ratio
+        if len(self._series) >= LASTING:
+            since = min(self._suspect_since[other] for other in self._series)
+            self._new_clock(median(self._series.values()), since)
+            self._series.clear()
+
+    def _new_clock(self, factor: float, since: int) -> None:
+        """Scale every size that no pass since has shown to be otherwise.
+
+        The others would follow by themselves only if tried, which one that has become cheaper than
+        it seems never is.
         """
-        if any((ratio > 1) != (other > 1) for other in self._suspects.values()):
-            self._suspects.clear()
-        self._suspects[size] = ratio
-        if len(self._suspects) >= LASTING:
-            factor = median(self._suspects.values())
-            for other, level in self._levels.items():
-                if self._num_passes - self._moved.get(other, -_SETTLED) >= _SETTLED:
-                    level.scale(factor)
-            self._moved.update(dict.fromkeys(self._suspects, self._num_passes))
-            self.slope_s *= factor
-            self._suspects.clear()
+        for size, level in self._levels.items():
+            if self._known_at[size] < since:
+                level.scale(factor)
+                self._known_at[size] = self._num_passes
+                self._suspect_since.pop(size, None)
+        self.slope_s *= factor
 
     def _learn_slope(self, distance: float, error_s: float, expected_s: float) -> None:
         """Blame part of an error on the distance from the context the level was learned at."""
@@ -146,7 +161,7 @@ class PassCosts:
         for size in sizes:
             level, distance = self._levels[size], context_length - self._context[size]
             value = max(level.value + self.slope_s * distance, 0.5 * level.value)
-            age = self._num_passes - self._seen[size]
+            age = self._num_passes - self._known_at[size]
             pools.append((value, min(level.num_samples, 20) * max(_MEMORY**age, 1e-6), 1))
             while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
                 (a, weight_a, count_a), (b, weight_b, count_b) = pools[-2:]

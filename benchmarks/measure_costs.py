@@ -1,0 +1,116 @@
+"""Measure what passes and draft steps cost on this machine, for benchmarks/replay.py.
+
+    python benchmarks/measure_costs.py --out benchmarks/traces/costs-cpu.json --name CPU
+
+Runs short generations through the engine with draft lengths that change from round to round, and
+takes medians: of passes by size, of draft runs by a straight line through their lengths.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+import specdec
+from specdec.controller import FixedStopping
+from specdec.cost_cache import processor_name
+from specdec.types import RoundReport, SamplingParams
+
+LENGTHS = (0, 1, 3, 7, 15)  # passes of 1, 2, 4, 8 and 16 tokens
+PROMPTS = Path(__file__).parent / "prompts"
+
+
+class Cycle:
+    """A controller that goes through the lengths in turn, twice each, and keeps every report."""
+
+    mode = "cycle"
+
+    def __init__(self) -> None:
+        self.reports: list[tuple[RoundReport, bool]] = []  # and whether the draft was not behind
+        self._num_planned = 0
+
+    def open(self, slot: int, sampling: SamplingParams) -> None:
+        """Nothing to do."""
+
+    def plan(self, slot: int, position: int, longest: int) -> FixedStopping:
+        """The next length, where the text still allows it."""
+        self._num_planned += 1
+        return FixedStopping(min(LENGTHS[self._num_planned // 2 % len(LENGTHS)], longest))
+
+    def observe(self, slot: int, report: RoundReport) -> None:
+        """Keep it."""
+        was_drafting = bool(self.reports) and len(self.reports[-1][0].run.token_ids) > 0
+        self.reports.append((report, was_drafting))
+
+    def close(self, slot: int) -> None:
+        """Nothing to do."""
+
+
+def table(reports: Sequence[tuple[RoundReport, bool]]) -> dict[str, object]:
+    """Medians as a cost table of passes of 0 to 16 tokens."""
+    passes: dict[int, list[float]] = defaultdict(list)
+    drafts: dict[int, list[float]] = defaultdict(list)
+    for report, was_drafting in reports:
+        passes[report.num_checked + 1].append(report.verify_s)
+        if report.run.token_ids and was_drafting:
+            drafts[len(report.run.token_ids)].append(report.draft_s)
+    sizes = [length + 1 for length in LENGTHS]
+    medians = np.maximum.accumulate([statistics.median(passes[size]) for size in sizes])
+    pass_s = [0.0, *np.interp(range(1, 17), sizes, medians).tolist()]
+    lengths = sorted(drafts)
+    draft_medians = [statistics.median(drafts[length]) for length in lengths]
+    step_s, fixed_s = np.polyfit(lengths, draft_medians, 1)
+    return {
+        "num_samples": {str(size): len(passes[size]) for size in sizes},
+        "pass_s": [round(x, 6) for x in pass_s],
+        "draft_step_s": round(float(step_s), 6),
+        "draft_fixed_s": round(max(float(fixed_s), 0.0), 6),
+        "other_s": round(statistics.median(report.other_s for report, _ in reports), 6),
+    }
+
+
+def arguments() -> argparse.Namespace:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--name", required=True, help="of this cost table in results")
+    parser.add_argument("--num-prompts", type=int, default=4)
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = arguments()
+    config = specdec.with_overrides(
+        specdec.Config(), [f"run.max_new_tokens={args.max_new_tokens}", *args.set]
+    )
+    prompts = list(specdec.read_prompts(PROMPTS / "prose.jsonl"))[: args.num_prompts]
+    controller = Cycle()
+    with specdec.load(config, controller=controller) as engine:
+        for _ in engine.generate(prompts):
+            pass
+        devices = {"target_device": engine.target_device, "draft_device": engine.draft_device}
+    result = {
+        "name": args.name,
+        "is_measured": True,
+        **devices,
+        "processor": processor_name(),
+        "python": platform.python_version(),
+        **table(controller.reports),
+    }
+    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
