@@ -63,6 +63,7 @@ def test_a_product_is_the_exact_one_up_to_float32_rounding(
     assert not y[5].any()  # a token of zeros
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slices", [1, 4])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_all_variants_and_block_sizes_give_the_same_bits(
@@ -176,6 +177,7 @@ def test_geglu_gates_and_quantises_the_plain_product(
     assert not values[5].any() and not factors[5].any()
 
 
+@pytest.mark.slow
 def test_geglu_has_the_same_bits_in_all_variants_and_block_sizes(products: Products) -> None:
     case = random_case(4, 192, 416)
     expected = products.geglu(case, LANES)
