@@ -6,8 +6,8 @@
 A run of tokens is drafted and confirmed, again and again; the time is that of `confirm` and `take`
 together, divided by the tokens. llama.cpp feeds tokens one by one through its C API and takes the
 highest of all logits. The drafters take turns, so that other load on the machine falls on all of
-them alike; the least time is what load does not blur. Prints a table and, as its last line, one
-JSON object; all figures are measured.
+them alike; least times and, where all is done in this process, CPU times are what load does not
+blur. Prints a table and, as its last line, one JSON object; all figures are measured.
 """
 
 from __future__ import annotations
@@ -117,9 +117,9 @@ def load_peer(gguf: Path, num_threads: int) -> Any:
     return module.load_model(gguf, num_threads=num_threads, context_length=CONTEXT, repack=True)
 
 
-def measure(found: dict[str, Step], num_rounds: int) -> dict[str, list[float]]:
-    """Milliseconds per token of every counted step; each round gives everyone three steps."""
-    times: dict[str, list[float]] = {name: [] for name in found}
+def measure(found: dict[str, Step], num_rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Elapsed and CPU milliseconds per token of every counted step, three steps in turn."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in found}
     for step in found.values():
         step()
         step()
@@ -127,25 +127,27 @@ def measure(found: dict[str, Step], num_rounds: int) -> dict[str, list[float]]:
         for name, step in found.items():
             step()  # its data were pushed out of the caches by the others
             for _ in range(3):
-                start = time.perf_counter()
+                start, start_cpu = time.perf_counter(), time.process_time()
                 count = step()
-                elapsed = time.perf_counter() - start
+                elapsed, cpu = time.perf_counter() - start, time.process_time() - start_cpu
                 if count:
-                    times[name].append(1e3 * elapsed / count)
+                    times[name].append((1e3 * elapsed / count, 1e3 * cpu / count))
     return times
 
 
-def row(times: list[float]) -> dict[str, float]:
+def row(name: str, times: list[tuple[float, float]]) -> dict[str, float | None]:
     """Median, spread and least, in milliseconds per token."""
-    quarters = statistics.quantiles(times, n=4)
+    elapsed = [pair[0] for pair in times]
+    quarters = statistics.quantiles(elapsed, n=4)
+    cpu = statistics.median(pair[1] for pair in times)
     return {
         "n": len(times),
-        "median_ms": round(statistics.median(times), 4),
+        "median_ms": round(statistics.median(elapsed), 4),
         "lower_quartile_ms": round(quarters[0], 4),
         "upper_quartile_ms": round(quarters[2], 4),
-        "least_ms": round(min(times), 4),
-        "least_ms_tokens_per_s": round(1e3 / min(times), 1),
-        "tokens_per_s": round(1e3 / statistics.median(times), 1),
+        "least_ms": round(min(elapsed), 4),
+        "cpu_ms": None if "worker" in name else round(cpu, 4),
+        "tokens_per_s": round(1e3 / statistics.median(elapsed), 1),
     }
 
 
@@ -168,12 +170,13 @@ def main() -> int:
     load_before = os.getloadavg()[0]
     with ExitStack() as stack:
         times = measure(steps(args, stack), args.rounds)
-    rows = {name: row(values) for name, values in times.items() if len(values) > 1}
-    print(f"{'ms per token':26}{'median':>10}{'quartiles':>20}{'least':>10}{'n':>6}")
+    rows = {name: row(name, values) for name, values in times.items() if len(values) > 1}
+    print(f"{'ms per token':26}{'median':>10}{'quartiles':>20}{'least':>10}{'CPU':>10}{'n':>6}")
     for name, entry in rows.items():
         spread = f"{entry['lower_quartile_ms']:.3f}-{entry['upper_quartile_ms']:.3f}"
         line = f"{name:26}{entry['median_ms']:10.3f}{spread:>20}{entry['least_ms']:10.3f}"
-        print(f"{line}{entry['n']:6}")
+        cpu = "-" if entry["cpu_ms"] is None else f"{entry['cpu_ms']:.3f}"
+        print(f"{line}{cpu:>10}{entry['n']:6}")
     document = {
         "benchmark": "draft",
         "label": "measured",
