@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from npu_array import Driver
 
-from draft.npu import host_kernels, layout
+from draft.npu import arithmetic, host_kernels, layout
 from draft.npu.host_kernels import HostKernels
 from draft.npu.layout import Operation
 
@@ -69,3 +69,42 @@ def test_the_end_of_a_transfer_is_its_furthest_word() -> None:
     assert host_kernels.extent(step) == 308
     step["iteration_size"], step["iteration_step"], step["repeat"] = 2, 1000, 1
     assert host_kernels.extent(step) == 1308
+
+
+def some_of_everything(kernels: HostKernels) -> list[bytes]:
+    """Bytes that pass through every kernel once."""
+    values, scales = np.arange(-8, 8, dtype=np.int8), np.full((256, 6), 0.01, np.float16)
+    weights = layout.pack_weights(np.resize(values, (256, 192)), scales)
+    x = np.random.default_rng(1).standard_normal((4, 192)).astype(np.float32)
+    driver = Driver(kernels)
+    for column in range(4):
+        driver.load_hidden(column, x[column])
+        ones = np.ones(192, np.float32).tobytes()
+        driver.vector(column, Operation.NORM_QUANTIZE, (192, column, 1e-6, 1 / 192), [ones])
+    rows = [driver.row(column) for column in range(4)]
+    products = driver.multiply(weights, rows, 256)
+    driver.vector(0, Operation.POSITION, (64, 0, 9, 16), [x[0, :64].tobytes()])
+    rope = (64, 2, 1e-6, 0.2, 1 / 64)
+    driver.vector(0, Operation.ROPE, rope, [x[1, :128].tobytes(), products[0].tobytes()])
+    kv = np.resize(arithmetic.to_bfloat16(x), 1024).tobytes()
+    driver.vector(0, Operation.ATTEND, (64, 1, 0), [b"", kv])
+    driver.vector(0, Operation.FINISH, (64, 2, 0))
+    driver.vector(1, Operation.GEGLU, (96, 1), [b"", products[1, :192].tobytes()])
+    outputs = [driver.row(0), driver.row(0), driver.row(1)]
+    return [part.tobytes() for part in (*rows, np.ascontiguousarray(products), *outputs)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processor", ["x86-64", "x86-64-v3"])
+def test_every_processor_computes_the_same_bits(
+    kernels: HostKernels, processor: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fastest = kernels.dot_product()
+    if processor == "x86-64-v3" and fastest == "portable":
+        pytest.skip("this processor has no AVX2")
+    flags = tuple(flag.replace("native", processor) for flag in host_kernels.FLAGS)
+    monkeypatch.setattr(host_kernels, "FLAGS", flags)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    other = host_kernels.load()
+    assert other.dot_product() == {"x86-64": "portable", "x86-64-v3": "AVX2"}[processor]
+    assert some_of_everything(other) == some_of_everything(kernels)

@@ -169,10 +169,10 @@ def dot_bfloat16(a: FloatArray, b: FloatArray, start: FloatArray) -> FloatArray:
     """start + a b for bf16 values a (M, K), b (K, N): eight products at a time, then rounded."""
     total = start
     for first in range(0, a.shape[1], 8):
-        wide = total.astype(np.float64)
+        wide = np.zeros(total.shape)
         for k in range(first, first + 8):
             wide = wide + a[:, k, None].astype(np.float64) * b[k].astype(np.float64)
-        total = wide.astype(np.float32)
+        total = (total + wide).astype(np.float32)
     return total
 
 

@@ -132,6 +132,13 @@ class HostKernels:
         """Call one kernel by name: arrays go as pointers, the rest as int32 or float."""
         return int(self.library[name](*map(_to_c, arguments)))
 
+    def dot_product(self) -> str:
+        """What multiplies int8 by int4: `AVX-512 VNNI`, `AVX2` or `portable`."""
+        probe = self.library.probe_dot_product
+        probe.restype = ctypes.c_char_p
+        found: bytes = probe()
+        return found.decode()
+
     def array(self, manifest: Manifest) -> HostArray:
         """An array with the dataflow of a manifest, all memories zero."""
         return HostArray(self.library, manifest)

@@ -56,6 +56,15 @@ struct accum : aie_host::chunks<Tag, N> {
     static auto round_to_bfloat16(const typename base::chunk& f) {
         using bits = aie_host::native<uint32_t, base::chunk_bytes>;
         const bits u = reinterpret_cast<bits>(f);
+#if defined(__AVX512BF16__)  // the same, but for denormals, which it flushes
+        if constexpr (base::chunk_bytes == 64) {
+            if (aie_host::rounding == rounding_mode::conv_even) {
+                const __m256bh half = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(f));
+                const __m512i wide = _mm512_cvtepu16_epi32((__m256i)half);
+                return reinterpret_cast<typename base::chunk>(_mm512_slli_epi32(wide, 16));
+            }
+        }
+#endif
         bits r = (u + 0x7fff + (u >> 16 & 1)) & 0xffff0000;
         if (aie_host::rounding == rounding_mode::conv_even)
             r = f == f ? r : (u | 0x400000) & 0xffff0000;  // a NaN stays one

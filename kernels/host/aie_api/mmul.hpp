@@ -1,7 +1,8 @@
 // Matrix tiles of the modelled core: C (M x N) += A (M x K) * B (K x N), all row-major.
 //
-// int8 x int4 is bit-exact. The bfloat16 tile adds its eight exact products in float64, k ascending, and rounds once
-// to float32: within one unit in the last place of the core, which aligns them to one exponent first.
+// int8 x int4 is bit-exact. The bfloat16 tile adds its eight exact products in float64, k ascending, then the
+// accumulator, and rounds once to float32: within one unit in the last place of the core, which aligns them to one
+// exponent first.
 #pragma once
 
 #include "arithmetic.hpp"
@@ -149,15 +150,19 @@ struct mmul<4, 8, 4, bfloat16, bfloat16> {
 
     void mac(const vector<bfloat16, 32>& a, const vector<bfloat16, 32>& b) {
         using row = aie_host::native<double, 32>;
-        const float* wide_a = reinterpret_cast<const float*>(a.parts);
+        double wide_a[32];  // in memory: the multiplications broadcast from there
+        for (unsigned i = 0; i < 32; i += 4) {
+            const row four = widen(reinterpret_cast<const float*>(a.parts) + i);
+            std::memcpy(wide_a + i, &four, sizeof four);
+        }
         const float* wide_b = reinterpret_cast<const float*>(b.parts);
         float* sums = reinterpret_cast<float*>(c.parts);
         row columns[8];
         for (unsigned k = 0; k < 8; k++) columns[k] = widen(wide_b + 4 * k);
         for (unsigned i = 0; i < 4; i++) {
-            row sum = widen(sums + 4 * i);
-            for (unsigned k = 0; k < 8; k++) sum += columns[k] * double(wide_a[8 * i + k]);
-            const auto rounded = __builtin_convertvector(sum, aie_host::native<float, 16>);
+            row sum = columns[0] * wide_a[8 * i];
+            for (unsigned k = 1; k < 8; k++) sum += columns[k] * wide_a[8 * i + k];
+            const auto rounded = __builtin_convertvector(widen(sums + 4 * i) + sum, aie_host::native<float, 16>);
             std::memcpy(sums + 4 * i, &rounded, sizeof rounded);
         }
     }
