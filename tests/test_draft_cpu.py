@@ -1,5 +1,6 @@
 """The ONNX Runtime draft against the numpy model on the embedded draft, and its cache's edges."""
 
+import sys
 from functools import cache
 from itertools import pairwise
 
@@ -11,13 +12,16 @@ pytest.importorskip("onnx", reason="the cpu draft needs the extra 'cpu' (onnx)")
 
 import draft.onnx_writer
 from draft.cpu import CpuModel, CpuSettings
+from draft.factories import CpuDraft
+from draft.worker import WorkerDrafter
 from specdec.assets import embedded_model_dir
 from specdec.checkpoint import Checkpoint, open_checkpoint
+from specdec.errors import DeviceError
 from specdec.gemma3.arithmetic import Float32
 from specdec.gemma3.loading import build, from_checkpoint
 from specdec.gemma3.reference import Gemma3Reference
 from specdec.tokenizer import Tokenizer
-from specdec.types import FloatArray
+from specdec.types import FloatArray, SamplingParams
 
 CONTEXT = 640
 TEXT = '''"""Count the words in text files."""
@@ -70,6 +74,7 @@ def expected() -> FloatArray:
     return from_checkpoint(checkpoint(), checkpoint().info.shape).feed(0, ids, len(ids))
 
 
+@pytest.mark.slow
 def test_with_float32_activations_the_graph_is_the_reference(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -169,3 +174,29 @@ def test_a_full_slot_refuses_more() -> None:
     model.feed(0, (text_ids() * 2)[:CONTEXT], 1)
     with pytest.raises(AssertionError, match="overflows"):
         model.feed(0, [5], 1)
+
+
+@pytest.mark.slow
+def test_in_a_worker_it_drafts_what_it_drafts_in_this_process() -> None:
+    recipe = CpuDraft(embedded_model_dir("draft"), CONTEXT, num_threads=1)
+    alone, worker = recipe(), WorkerDrafter(recipe)
+    assert worker.device == alone.device == "cpu"
+    sampling = SamplingParams(temperature=0.7, top_p=0.9, seed=11)
+    tokens = list(text_ids()[:60])
+    for drafter in (alone, worker):
+        drafter.open(0, tokens, sampling)
+    for replaced in (0, 2, 5, 7):
+        runs = [drafter.take(0, len(tokens), 7, 60.0) for drafter in (alone, worker)]
+        assert runs[0].token_ids == runs[1].token_ids and len(runs[0].token_ids) == 7
+        confirmed = [*runs[0].token_ids[:replaced], 9]
+        tokens += confirmed
+        for drafter in (alone, worker):
+            drafter.confirm(0, confirmed)
+    worker.release()
+
+
+def test_without_onnx_runtime_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "draft.cpu")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(DeviceError, match=r"pip install 'specdec\[cpu\]'"):
+        CpuDraft(embedded_model_dir("draft"), CONTEXT)()
