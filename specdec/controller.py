@@ -169,8 +169,8 @@ class AdaptiveLength:
     def plan(self, slot: int, position: int, longest: int) -> StoppingRule:
         """The rule for one run; a fixed length of 0 where drafting does not pay."""
         state, costs = self._slots[slot], self._costs.table(position)
-        if costs is None:
-            return FixedStopping(0)  # the first passes of all tell what a plain one costs
+        if costs is None or self._costs.is_plain_forgotten:
+            return FixedStopping(0)  # a plain pass tells what all else is compared with
         state.calibration = state.calibrator.snapshot(state.margin_scale, state.own_bias)
         rule = AdaptiveStopping(
             max_length=min(longest, self._max_draft_length, costs.longest_run),

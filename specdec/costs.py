@@ -9,6 +9,7 @@ from specdec.level import Level
 from specdec.pass_costs import PassCosts
 
 _UNKNOWN_STEP = 0.05  # of a pass: a draft step's cost until one is measured
+_FORGOTTEN = 256  # passes after which a plain one is due: all else is compared with it
 _DRAFT_MEMORY = 0.9  # what a draft's cost sums keep per round
 
 
@@ -96,6 +97,11 @@ class Costs:
     def observe_other(self, elapsed_s: float) -> None:
         """Learn from what a round took beside its draft and its pass."""
         self.other.observe(elapsed_s)
+
+    @property
+    def is_plain_forgotten(self) -> bool:
+        """Whether the last plain pass is so long ago that its cost is hearsay."""
+        return self.passes.passes_since_plain >= _FORGOTTEN
 
     def table(self, context_length: int) -> CostTable | None:
         """What is known now; None before the first plain passes."""

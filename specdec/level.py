@@ -1,4 +1,4 @@
-"""A positive quantity followed through noise; it does not know what it measures."""
+"""A quantity followed through noise; it does not know what it measures."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from statistics import median
 WINDOW = 5  # samples a median is taken of
 LASTING = 3  # as many suspect samples in a row are a change, not outliers
 _GAIN = 0.25  # of the moving average of medians
-_TOLERANCE = 0.25  # a sample this far off (relative) is suspect, however quiet the window
+_TOLERANCE = 0.25  # a sample this far off (as a factor) is suspect, however quiet the window
 _MAD_TOLERANCE = 6.0  # or this many median absolute deviations, if that is more
+_MAX_DEVIATION = 0.1  # relative; a window wilder than that is none to judge by
 
 
 class Level:
-    """A positive quantity under noise: the moving average of medians of a few samples."""
+    """A quantity, 0 or more, under noise: the moving average of medians of a few samples."""
 
     def __init__(self, value: float = 0.0, num_samples: int = 0) -> None:
         self.value = value
@@ -42,12 +43,11 @@ class Level:
 
     def _is_suspect(self, sample: float) -> bool:
         """Whether a sample lies further off than those of late do."""
-        if self.num_samples < 2:
+        if self.num_samples < 2 or self.value <= 0.0:
             return False
-        deviation = median(abs(x - self.value) for x in self._recent)
-        return abs(sample - self.value) > max(
-            _TOLERANCE * self.value, _MAD_TOLERANCE * min(deviation, 0.1 * self.value)
-        )
+        deviation = median(abs(x / self.value - 1.0) for x in self._recent)
+        tolerance = max(_TOLERANCE, _MAD_TOLERANCE * min(deviation, _MAX_DEVIATION))
+        return max(sample / self.value, self.value / max(sample, 1e-9)) > 1.0 + tolerance
 
     def _suspect(self, sample: float) -> None:
         """Leave a sample out, unless it is the last of several that lie on the same side."""

@@ -69,6 +69,11 @@ class PassCosts:
         sizes, values = self._monotone(context_length)
         return self._on_line(num_tokens, sizes, values) if sizes else 0.0
 
+    @property
+    def passes_since_plain(self) -> int:
+        """How old the newest pass of one token is, counted in passes."""
+        return self._num_passes - self._known_at.get(self._padded(1), 0)
+
     def table(self, context_length: int) -> tuple[float, ...]:
         """Seconds for m = 0, 1, ...: at most to twice the largest size measured yet.
 
