@@ -128,3 +128,22 @@ def test_equal_logits_keep_the_lowest_ids(kernels: HostKernels) -> None:
     for first in range(0, 24, 8):
         kernels.call("head_top_k", np.ones(32, np.float32), first, 20, best, ids)
     assert ids.reshape(4, 8).tolist() == [list(range(8))] * 4
+
+
+def test_an_equal_logit_beside_a_greater_one_does_not_enter(kernels: HostKernels) -> None:
+    best, ids = np.zeros(32, np.float32), np.zeros(32, np.int32)
+    kernels.call("head_top_k_clear", best, ids)
+    tiles = np.ones((2, 4, 8), np.float32)
+    tiles[1, :, 0] = 2
+    for place, tile in enumerate(tiles):
+        kernels.call("head_top_k", tile, 8 * place, 16, best, ids)
+    assert ids.reshape(4, 8).tolist() == [[8, *range(7)]] * 4
+
+
+def test_padding_does_not_win_over_negative_logits(kernels: HostKernels) -> None:
+    best, ids = np.zeros(32, np.float32), np.zeros(32, np.int32)
+    kernels.call("head_top_k_clear", best, ids)
+    tile = np.zeros((4, 8), np.float32)
+    tile[:, :3] = -1, -3, -2
+    kernels.call("head_top_k", tile, 8, 11, best, ids)
+    assert ids.reshape(4, 8)[:, :4].tolist() == [[8, 10, 9, -1]] * 4

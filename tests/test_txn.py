@@ -72,6 +72,7 @@ def test_a_stream_without_a_whole_header_is_refused(size: int) -> None:
         (0, 0x06040100, "begins with 0x06040100"),
         (2, 7, "6 operations says 7"),
         (3, 512, "says it has 512"),
+        (3, 64, "says it has 64"),
         (4, 77, "unknown operation 77 at byte 16"),
         (7, 40, "has a size of 40 bytes|unknown operation|reserved"),
         (7, 4096, "size of 4096 bytes"),
