@@ -93,6 +93,14 @@ class QuantizedMatrix:
         scales = np.repeat(self.row_scales().astype(np.float32), GROUP, axis=1)
         return self.values().astype(np.float32) * scales
 
+    def rows(self, row_ids: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Some rows as float32 (len(row_ids), num_columns); reads only their tiles."""
+        tiles, lanes = row_ids // TILE_ROWS, row_ids % TILE_ROWS
+        num_rows = len(row_ids) * TILE_ROWS
+        packed, scales = self.packed[tiles], self.scales[tiles]
+        gathered = QuantizedMatrix(self.bits, num_rows, self.num_columns, packed, scales)
+        return gathered.dequantize()[np.arange(len(row_ids)) * TILE_ROWS + lanes]
+
 
 def pack(bits: Bits, values: NDArray[np.int8], row_scales: NDArray[np.float16]) -> QuantizedMatrix:
     """Lay out int8 values (N, K) and float16 scales (N, K/32) in tiles; K is a multiple of 32."""

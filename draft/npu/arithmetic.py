@@ -105,13 +105,26 @@ def gemv(
     scales: NDArray[np.float16],
 ) -> FloatArray:
     """W4A8 products of rows x (B, K), scales (B, K/32), with values (N, K): (B, N)."""
-    batch, num_groups = x_scales.shape
+    return gemv_by_parts(x, split(x_scales), values, scales)
+
+
+def gemv_by_parts(
+    x: NDArray[np.int8],
+    x_scales: tuple[FloatArray, FloatArray],
+    values: NDArray[np.int8],
+    scales: NDArray[np.float16],
+) -> FloatArray:
+    """The same with the bf16 high and low parts of the scales as they travel.
+
+    Where the low part is half a unit of the high one, splitting their sum gives two others.
+    """
+    batch, num_groups = x_scales[0].shape
     num_rows = len(values)
     grouped = x.reshape(batch, num_groups, GROUP).astype(np.float32).swapaxes(0, 1)
     weights = values.reshape(num_rows, num_groups, GROUP).astype(np.float32).transpose(1, 2, 0)
     dots = np.matmul(grouped, weights)  # (G, B, N): integers below 2^24, exact
     high, low = (from_bfloat16(part).T for part in split_float16(scales))  # (G, N)
-    x_high, x_low = (part.T[:, :, None] for part in split(x_scales))  # (G, B, 1)
+    x_high, x_low = (part.T[:, :, None] for part in x_scales)  # (G, B, 1)
     total = np.zeros((batch, num_rows), np.float32)
     for group in range(num_groups):
         first, second = split(dots[group])
@@ -135,13 +148,20 @@ def rms_norm(x: FloatArray, factor: FloatArray, eps: float) -> FloatArray:
 
 def quantize(x: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:
     """INT8 values (..., K) and scales (..., K/32), each scale the sum of two bf16."""
+    values, (high, low) = quantize_by_parts(x)
+    return values, high + low
+
+
+def quantize_by_parts(
+    x: FloatArray,
+) -> tuple[NDArray[np.int8], tuple[FloatArray, FloatArray]]:
+    """The same with the high and low parts of the scales."""
     groups = x.reshape(*x.shape[:-1], -1, GROUP)
     amax = np.abs(groups).max(axis=-1)
     inverse = multiply(reciprocal(np.maximum(amax, np.float32(2.0**-100))), np.float32(127))
     scaled = multiply(groups, inverse[..., None])
     values = np.clip(np.rint(scaled), -128, 127).astype(np.int8)
-    high, low = split(multiply(amax, np.float32(1 / 127)))
-    return values.reshape(x.shape), high + low
+    return values.reshape(x.shape), split(multiply(amax, np.float32(1 / 127)))
 
 
 def rope(heads: FloatArray, cosines: FloatArray, sines: FloatArray) -> FloatArray:

@@ -34,7 +34,7 @@ class InfoKeys(Protocol):
     """`xrt_info_device`."""
 
     @property
-    def name(self) -> Member:
+    def name(self) -> object:
         """The device's name."""
 
 
@@ -62,7 +62,7 @@ class XclbinKernel(Protocol):
 class XrtDevice(Protocol):
     """An opened device."""
 
-    def get_info(self, key: Member) -> str:
+    def get_info(self, key: object) -> str:
         """A property as text."""
 
     def register_xclbin(self, xclbin: Xclbin) -> Uuid:

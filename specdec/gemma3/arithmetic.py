@@ -95,18 +95,7 @@ class W4A8:
 
     def rows(self, row_ids: Sequence[int]) -> FloatArray:
         """Rows of W as float32 (len(row_ids), K)."""
-        ids = np.asarray(row_ids, np.int64)
-        tiles, lanes = ids // TILE_ROWS, ids % TILE_ROWS
-        source = self._matrix
-        gathered = QuantizedMatrix(
-            source.bits,
-            len(ids) * TILE_ROWS,
-            source.num_columns,
-            source.packed[tiles],
-            source.scales[tiles],
-        ).dequantize()
-        rows: FloatArray = gathered[np.arange(len(ids)) * TILE_ROWS + lanes]
-        return rows
+        return self._matrix.rows(np.asarray(row_ids, np.int64))
 
 
 def _expand(matrix: QuantizedMatrix, block: int, values: FloatArray, scales: FloatArray) -> None:
