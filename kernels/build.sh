@@ -50,6 +50,7 @@ case $aiecc in
     *.py) set -- --aie-generate-xclbin --aie-generate-npu-insts --no-xchesscc --no-xbridge --no-compile-host ;;
     *) set -- --peano="$PEANO_INSTALL_DIR" --get-xclbin --get-npu-insts ;;
 esac
-"$aiecc" "$@" --xclbin-name=draft_array.xclbin --npu-insts-name=insts.bin --tmpdir=draft_array.prj draft_array.mlir
+# how many objects a worker takes is only known as it runs
+"$aiecc" "$@" --dynamic-objFifos --xclbin-name=draft_array.xclbin --npu-insts-name=insts.bin --tmpdir=draft_array.prj draft_array.mlir
 "$python" "$folder/designs/write_manifest.py" --build "$build"
 printf '%s\n' "wrote $build/draft_array.xclbin and draft_array.json"

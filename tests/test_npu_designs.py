@@ -137,7 +137,14 @@ def test_a_kernel_called_with_the_wrong_buffer_is_refused(
 ) -> None:
     kernel = design.Kernel("step", "a.o", [design.element_type])
     with pytest.raises(tools.DesignError, match="step is called with"):
-        kernel(design.Buffer(design.tile_type))
+        kernel(design.memory_buffer(design.gemv_memory_type, "memory"))
+
+
+def test_memory_that_begins_with_anything_is_refused(
+    tools: types.ModuleType, design: types.ModuleType
+) -> None:
+    with pytest.raises(tools.DesignError, match="give it zeros"):
+        design.Buffer(design.gemv_memory_type, name="memory")
 
 
 def test_a_worker_that_keeps_an_object_is_refused(

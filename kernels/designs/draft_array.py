@@ -51,6 +51,12 @@ gemv_memory_type = words(GEMV_MEMORY_WORDS)
 vector_memory_type = words(VECTOR_MEMORY_WORDS)
 
 
+def memory_buffer(array_type, name):
+    """Memory that a program keeps; zeros mean that no message has begun."""
+    (count,) = array_type.__args__[0]
+    return Buffer(array_type, initial_value=np.zeros(count, np.int32), name=name)
+
+
 def gemv_kernels(binary):
     """Step and emit of the products, from the program `binary`."""
     return (
@@ -90,7 +96,7 @@ def vector_body(
 
 def gemv_worker(column, row, elements, tiles):
     """A core that multiplies."""
-    memory = Buffer(gemv_memory_type, name=f"gemv_memory_{column}_{row}")
+    memory = memory_buffer(gemv_memory_type, f"gemv_memory_{column}_{row}")
     second = (row - FIRST_ROW) % 2
     arguments = [elements.cons(), tiles.prod(), memory, *gemv_kernels("gemv_core.o"), second]
     tile = Tile(column, row)
@@ -99,8 +105,8 @@ def gemv_worker(column, row, elements, tiles):
 
 def vector_worker(column, row, elements, tiles, rows):
     """A core that also does what stands between the products."""
-    memory = Buffer(gemv_memory_type, name=f"gemv_memory_{column}_{row}")
-    vector_memory = Buffer(vector_memory_type, name=f"vector_memory_{column}_{row}")
+    memory = memory_buffer(gemv_memory_type, f"gemv_memory_{column}_{row}")
+    vector_memory = memory_buffer(vector_memory_type, f"vector_memory_{column}_{row}")
     binary = "vector_core.o"
     vector_kernels = (
         Kernel("vector_core_step", binary, [element_type, vector_memory_type, np.int32]),

@@ -120,7 +120,12 @@ class Buffer:
     """Memory of a core that stays."""
 
     type: Any
+    initial_value: Any = None
     name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.initial_value is None or self.initial_value.nbytes != size_bytes(self.type):
+            raise DesignError(f"{self.name} begins with whatever its memory holds: give it zeros")
 
     def __getitem__(self, index: int) -> Element:
         return Element(np.int32)
