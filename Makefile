@@ -20,12 +20,12 @@ setup: .venv/.stamp-run
 	@scripts/system-packages.sh run
 	@test -x $(PYTHON) || python3 -m venv .venv
 	@echo "installing Python packages into .venv"
-	@$(PIP) -e .
+	@$(PIP) -e '.[cpu]'
 	@touch $@
 
 .venv/.stamp-test: .venv/.stamp-run
 	@scripts/system-packages.sh test
-	@$(PIP) -e '.[dev]'
+	@$(PIP) -e '.[cpu,dev]'
 	@touch $@
 
 lint: .venv/.stamp-test
@@ -42,7 +42,7 @@ test: lint
 	@$(PYTEST) -m "not prove"
 
 .venv/.stamp-goldens: .venv/.stamp-test
-	@$(PIP) -e '.[dev,goldens]'
+	@$(PIP) -e '.[cpu,dev,goldens]'
 	@touch $@
 
 prove: .venv/.stamp-goldens

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from draft.choice import choose_near_best
 from specdec.types import DraftRun, LanguageModel, SamplingParams, StoppingRule
@@ -11,8 +11,12 @@ from specdec.types import DraftRun, LanguageModel, SamplingParams, StoppingRule
 class ModelDrafter:
     """Chooses draft tokens one by one with the target's own noise, from the draft's logits."""
 
-    def __init__(self, model: LanguageModel, device: str) -> None:
+    def __init__(
+        self, model: LanguageModel, device: str, release: Callable[[], None] = lambda: None
+    ) -> None:
+        """`release` gives back what the model holds outside Python, if anything."""
         self._model = model
+        self._release = release
         self._device = device
         self._tokens: dict[int, list[int]] = {}  # confirmed
         self._fed: dict[int, list[int]] = {}  # in the model's cache: confirmed, then drafted
@@ -75,4 +79,5 @@ class ModelDrafter:
         self._sampling.pop(slot, None)
 
     def release(self) -> None:
-        """The model is garbage collected with this drafter."""
+        """Give back the model's device."""
+        self._release()

@@ -49,7 +49,7 @@ class RunConfig:
     max_new_tokens: int = 256
     context_length: int = 0  # 0: the model's
     batch_size: int = 1
-    kv: str = "fp16"
+    kv: str = "fp16"  # keys and values in the cache: fp16 or int8
     validation: bool = False  # the Vulkan validation layer
 
 
@@ -69,7 +69,9 @@ class Config:
 
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
-    "draft.device": ("auto", "reference", "ngram", "off"),
+    "draft.device": tuple(
+        ["auto", "npu", "npu-emulated", "cpu", "vulkan", "reference", "ngram", "off"]
+    ),
     "speculation.mode": ("auto", "fixed", "off"),
     "run.kv": ("fp16", "int8"),
 }

@@ -58,14 +58,14 @@ class Engine:
         controller: Controller,
         tokenizer: Tokenizer,
         defaults: GenerationDefaults,
-        recorder: RoundRecorder | None = None,
+        recorders: Iterable[RoundRecorder] = (),
     ) -> None:
         self._verifier = verifier
         self._drafter = drafter
         self._controller = controller
         self._tokenizer = tokenizer
         self._defaults = defaults
-        self._recorder = recorder
+        self._recorders = tuple(recorders)
         self._cancelled = False
 
     def __enter__(self) -> Engine:
@@ -113,8 +113,8 @@ class Engine:
 
     def close(self) -> None:
         """Give back devices and files; the engine is unusable afterwards."""
-        if self._recorder:
-            self._recorder.release()
+        for recorder in self._recorders:
+            recorder.release()
         if self._drafter:
             self._drafter.release()
         self._verifier.release()
@@ -185,8 +185,8 @@ class Engine:
             self._controller.close(sequence.slot)
             if self._drafter:
                 self._drafter.close(sequence.slot)
-            if self._recorder:
-                self._recorder.close(sequence.slot)
+            for recorder in self._recorders:
+                recorder.close(sequence.slot)
 
     def _open(self, sequence: Sequence, stats: SpecStats) -> None:
         """Prefill all of the prompt but its last token, which the first round feeds."""
@@ -197,9 +197,9 @@ class Engine:
             self._drafter.open(sequence.slot, sequence.prompt_ids, sequence.sampling)
         stats.prefill_s = time.perf_counter() - start
         self._controller.open(sequence.slot, sequence.sampling)
-        if self._recorder:
+        for recorder in self._recorders:
             ids = sequence.prompt_ids
-            self._recorder.open(sequence.slot, sequence.request_id, ids, sequence.sampling)
+            recorder.open(sequence.slot, sequence.request_id, ids, sequence.sampling)
 
     def _round(self, sequence: Sequence, stats: SpecStats) -> tuple[tuple[int, ...], int]:
         """Draft, verify, accept: the tokens emitted, and how many of them were drafted."""
@@ -233,8 +233,8 @@ class Engine:
         """Tell everybody who counts what a round did."""
         self._controller.observe(slot, report)
         stats.observe(report)
-        if self._recorder:
-            self._recorder.observe(slot, report)
+        for recorder in self._recorders:
+            recorder.observe(slot, report)
 
     def _plan(self, sequence: Sequence) -> StoppingRule:
         """The controller's rule for a run that is no longer than could be fed and emitted."""

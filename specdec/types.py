@@ -120,6 +120,10 @@ class Verifier(Protocol):
     def max_pass_tokens(self) -> int:
         """Most tokens that one pass can take, all segments together."""
 
+    @property
+    def pass_sizes(self) -> tuple[int, ...]:
+        """Sizes that passes are padded up to, ascending; empty where every size costs its own."""
+
     def open(self, slot: int, sampling: SamplingParams) -> None:
         """Start an empty sequence in `slot`."""
 

@@ -80,6 +80,11 @@ class VulkanVerifier:
         return BLOCK_ROWS
 
     @property
+    def pass_sizes(self) -> tuple[int, ...]:
+        """Sizes that passes are padded up to."""
+        return PASS_ROWS
+
+    @property
     def memory(self) -> MemoryNeeds:
         """Bytes in use on the device, by part."""
         return self._needs

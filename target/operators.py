@@ -205,14 +205,8 @@ class Operators:
         group_tiles = tuning.tiles * (tuning.width // 8 if form == "lanes" else 1)
         for part in matrix.parts:
             extent = part.extent
-            push = struct.pack(
-                "<5I",
-                matrix.num_columns // GROUP,
-                extent.num_tiles,
-                extent.first_row,
-                stride,
-                extent.num_rows,
-            )
+            sizes = matrix.num_columns // GROUP, extent.num_tiles, extent.first_row
+            push = struct.pack("<5I", *sizes, stride, extent.num_rows)
             grid = (-(-rows // tuning.block), -(-extent.num_tiles // group_tiles), 1)
             regions = [part.packed, part.scales, *activations, *out]
             self._dispatch(recorder, program, regions, grid, push)

@@ -35,6 +35,11 @@ class ReferenceVerifier:
         """Most tokens that one pass takes."""
         return 16
 
+    @property
+    def pass_sizes(self) -> tuple[int, ...]:
+        """Every number of tokens costs its own."""
+        return ()
+
     def open(self, slot: int, sampling: SamplingParams) -> None:
         """Start an empty sequence in `slot`."""
         self._model.truncate(slot, 0)

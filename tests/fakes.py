@@ -27,6 +27,7 @@ class RuleVerifier:
     def __init__(self, next_token: Rule = rule, context_length: int = 512) -> None:
         self.context_length = context_length
         self.max_pass_tokens = 16
+        self.pass_sizes = ()
         self.next_token = next_token
         self.cache: dict[int, list[int]] = {}
         self.num_passes = 0

@@ -11,6 +11,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from specdec.convert import ConversionReport, convert
+from specdec.errors import UsageError
+from specdec.tokenizer import decode_utf8
 
 _DESCRIPTION = """\
 Import a Gemma 3 model: INT4 in groups of 32, the embedding (which is also the head) INT8 or INT4.
@@ -41,6 +43,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=Path,
         help="sentencepiece model, for a source without tokenizer.model",
     )
+    parser.add_argument(
+        "--head-text",
+        metavar="FILE",
+        type=Path,
+        help="text like what will be written: as a draft, the model gives logits for the 32768 "
+        "tokens most frequent in it (default: a list for Gemma 3's vocabulary)",
+    )
     parser.add_argument("--json", action="store_true", help="report as one JSON object on stdout")
     parser.set_defaults(run=run)
 
@@ -58,12 +67,22 @@ def run(args: argparse.Namespace) -> int:
             args.out,
             head_bits=args.head_bits,
             tokenizer=args.tokenizer,
+            head_texts=_texts(args.head_text),
             progress=show,
         )
     print(_summary(report), file=sys.stderr)
     if args.json:
         print(json.dumps(dataclasses.asdict(report)))
     return 0
+
+
+def _texts(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        return [decode_utf8(path.read_bytes(), str(path))]
+    except OSError as error:
+        raise UsageError(f"cannot read {str(path)!r}: {error.strerror}") from error
 
 
 def _summary(report: ConversionReport) -> str:

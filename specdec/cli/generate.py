@@ -21,6 +21,7 @@ from specdec.prompts import Prompt, read_prompts
 from specdec.report import summary
 from specdec.stats import SpecStats
 from specdec.tokenizer import decode_utf8
+from specdec.traces import JsonlRecorder
 
 # option -> the config key it sets
 _OPTIONS = {
@@ -52,15 +53,22 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--stop-token-id", action="append", default=[], type=int, metavar="ID", help="end after ID"
     )
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE", help="write every round (JSONL), for replay"
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings, TOML")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. sampling.top_k=40"
     )
     parser.add_argument("--max-new-tokens", type=int, metavar="N")
     parser.add_argument("--target", metavar="MODEL", help="a converted model's directory")
-    parser.add_argument("--device", help="where the target runs: auto or reference")
+    parser.add_argument("--device", help="a Vulkan device by name or index, auto or reference")
     parser.add_argument("--draft", metavar="MODEL", help="a converted model's directory")
-    parser.add_argument("--draft-device", metavar="NAME", help="auto, reference, ngram or off")
+    parser.add_argument(
+        "--draft-device",
+        metavar="NAME",
+        help="auto, npu, npu-emulated, cpu, vulkan, reference, ngram or off",
+    )
     parser.add_argument("--mode", help="auto, fixed or off (plain decoding)")
     parser.add_argument("--draft-length", type=int, metavar="K")
     parser.add_argument("--temperature", type=float, metavar="T")
@@ -74,7 +82,10 @@ def run(args: argparse.Namespace) -> int:
     if "" in args.stop:
         raise UsageError("--stop is empty; give at least one character")
     engine = load(
-        config, stop_strings=tuple(args.stop), stop_token_ids=frozenset(args.stop_token_id)
+        config,
+        stop_strings=tuple(args.stop),
+        stop_token_ids=frozenset(args.stop_token_id),
+        recorder=JsonlRecorder(args.record) if args.record else None,
     )
     with engine, _cancelled_by_sigint(engine):
         show = _show_json if args.json else _show_text

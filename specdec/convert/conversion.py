@@ -6,12 +6,13 @@ packed and written some rows at a time, and the output does not depend on the nu
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from specdec.checkpoint import (
     stored_tensors,
 )
 from specdec.convert.gguf_model import read_gguf
+from specdec.convert.head_choice import choose_head_tokens
 from specdec.convert.huggingface import read_huggingface
 from specdec.convert.matrices import OutputMatrix, output_matrices
 from specdec.convert.report import ConversionReport, LossSum, class_losses, count_exact
@@ -29,6 +31,7 @@ from specdec.convert.shards import ShardWriter
 from specdec.convert.source import SourceModel
 from specdec.convert.staging import check_is_free, staged_directory, write_synced
 from specdec.errors import ModelError
+from specdec.head_tokens import FILE_NAME, head_tokens_bytes
 from specdec.tokenizer import Tokenizer
 from specdec.weights import TILE_ROWS, Bits, pack, vector_sizes
 
@@ -45,11 +48,14 @@ def convert(
     *,
     head_bits: Bits = 8,
     tokenizer: Path | None = None,
+    head_texts: Iterable[str] = (),
     progress: Progress = lambda done, total: None,
 ) -> ConversionReport:
     """Import the model at `source`, a Hugging Face directory or a GGUF file, into `out`.
 
-    `tokenizer` names a sentencepiece model for sources without one. ModelError says in one line
+    `tokenizer` names a sentencepiece model for sources without one. `head_texts` are like what the
+    model will write: as a draft it gives logits for their most frequent tokens alone (default: a
+    list for Gemma 3's vocabulary; a small vocabulary is kept whole). ModelError says in one line
     what is wrong with a source; then, or when killed, no directory `out` comes to be.
     """
     start_s = time.monotonic()
@@ -57,15 +63,33 @@ def convert(
     try:
         model = _read_source(source)
         vocabulary = _tokenizer_bytes(model, source, tokenizer)
-        Tokenizer(vocabulary, str(tokenizer or source), model.shape.vocab_size, model.bos_id)
-        with staged_directory(out) as staging:
-            losses, info, size_bytes = _write_model(model, staging, head_bits, progress)
-            write_synced(staging / "tokenizer.model", vocabulary)
-            write_synced(staging / CONFIG_NAME, info_to_json(info).encode())
+        origin, shape = str(tokenizer or source), model.shape
+        pieces = Tokenizer(vocabulary, origin, shape.vocab_size, model.bos_id)
+        head_tokens = choose_head_tokens(pieces, head_texts)
+        files = {"tokenizer.model": vocabulary}
+        if head_tokens is not None:
+            files[FILE_NAME] = head_tokens_bytes(head_tokens)
+        report = _write(model, out, head_bits, files, progress)
     except OSError as error:
         raise ModelError(
             f"{error.filename or out}: {error.strerror or error}: check permissions and disk space"
         ) from error
+    return dataclasses.replace(report, elapsed_s=time.monotonic() - start_s)
+
+
+def _write(
+    model: SourceModel,
+    out: Path,
+    head_bits: Bits,
+    files: Mapping[str, bytes],
+    progress: Progress,
+) -> ConversionReport:
+    """Write the directory, config.json last; `files` go beside the shards."""
+    with staged_directory(out) as staging:
+        losses, info, size_bytes = _write_model(model, staging, head_bits, progress)
+        for name, content in files.items():
+            write_synced(staging / name, content)
+        write_synced(staging / CONFIG_NAME, info_to_json(info).encode())
     return ConversionReport(
         out=str(out),
         source_kind=model.kind,
@@ -74,7 +98,7 @@ def convert(
         shape=model.shape,
         head_bits=head_bits,
         size_bytes=size_bytes,
-        elapsed_s=time.monotonic() - start_s,
+        elapsed_s=0.0,
         losses=class_losses(losses),
         num_exact_tensors=count_exact(model, head_bits),
         skipped_tensors=model.skipped_tensors,

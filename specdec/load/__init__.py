@@ -1,0 +1,128 @@
+"""Builds an engine from a config: the only package that names both draft and target.
+
+They are imported inside the functions that need them: `specdec` exports `load`, and `draft` and
+`target` use leaf modules of `specdec`, so at module level the imports would run in a circle.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from specdec.checkpoint import Checkpoint, open_checkpoint
+from specdec.config import Config
+from specdec.controller import AdaptiveLength, FixedLength
+from specdec.cost_cache import CostKey, load_costs, processor_name, user_cache_dir
+from specdec.costs import Costs
+from specdec.engine import Engine, GenerationDefaults
+from specdec.errors import UsageError
+from specdec.load.costs import KeptCosts
+from specdec.load.drafters import open_drafter
+from specdec.load.models import model_dir, open_tokenizer
+from specdec.load.target import open_target
+from specdec.types import Controller, Drafter, RoundRecorder, Verifier
+
+Progress = Callable[[int, int], None]
+
+_log = logging.getLogger("specdec")
+
+
+def load(
+    config: Config,
+    *,
+    stop_strings: tuple[str, ...] = (),
+    stop_token_ids: frozenset[int] = frozenset(),
+    controller: Controller | None = None,
+    recorder: RoundRecorder | None = None,
+    progress: Progress = lambda done_bytes, total_bytes: None,
+) -> Engine:
+    """Open models and devices as configured; close the engine (or use `with`) to free them.
+
+    Args:
+        config: all settings.
+        stop_strings: texts that end a generation.
+        stop_token_ids: tokens that end it.
+        controller: decides draft lengths in place of the configured one.
+        recorder: is told of every round; the engine releases it.
+        progress: hears the bytes of weights loaded onto the device so far, and in all.
+
+    Raises UsageError for settings that contradict each other, ModelError for an unusable model,
+    DeviceError for an unusable device.
+    """
+    _check(config)
+    checkpoint = open_checkpoint(model_dir(config.target.model, "target"))
+    context_length = _context_length(config, checkpoint)
+    tokenizer = open_tokenizer(checkpoint)
+    recorders = [recorder] if recorder else []
+    with ExitStack() as held:
+        verifier = open_target(config, checkpoint, context_length, progress)
+        held.callback(verifier.release)
+        drafter = open_drafter(config, checkpoint, context_length, verifier)
+        if controller is None:
+            controller, keeper = _controller(config, checkpoint, verifier, drafter)
+            recorders += keeper
+        held.pop_all()
+    defaults = _defaults(config, checkpoint, stop_strings, stop_token_ids)
+    return Engine(verifier, drafter, controller, tokenizer, defaults, recorders)
+
+
+def _check(config: Config) -> None:
+    """UsageError for settings that contradict each other."""
+    speculation = config.speculation
+    if speculation.draft_length > speculation.max_draft_length:
+        raise UsageError(
+            f"speculation.draft_length is {speculation.draft_length}, above "
+            f"speculation.max_draft_length = {speculation.max_draft_length}"
+        )
+
+
+def _defaults(
+    config: Config,
+    checkpoint: Checkpoint,
+    stop_strings: tuple[str, ...],
+    stop_token_ids: frozenset[int],
+) -> GenerationDefaults:
+    return GenerationDefaults(
+        sampling=config.sampling,
+        max_new_tokens=config.run.max_new_tokens,
+        eos_ids=frozenset(checkpoint.info.eos_ids),
+        stop_strings=stop_strings,
+        stop_token_ids=stop_token_ids,
+        has_chat_template=checkpoint.info.chat_template is not None,
+    )
+
+
+def _context_length(config: Config, checkpoint: Checkpoint) -> int:
+    """Tokens a slot holds: as configured, at most what the model was made for."""
+    longest = checkpoint.info.shape.context_length
+    wanted = config.run.context_length
+    if wanted > longest:
+        raise UsageError(f"run.context_length is {wanted}; the target's longest is {longest}")
+    return wanted or longest
+
+
+def _controller(
+    config: Config, checkpoint: Checkpoint, verifier: Verifier, drafter: Drafter | None
+) -> tuple[Controller, list[RoundRecorder]]:
+    """The configured controller, and what keeps its costs for the next run."""
+    speculation = config.speculation
+    if drafter is None:
+        return FixedLength(0), []
+    if speculation.mode == "fixed":
+        return FixedLength(speculation.draft_length), []
+    costs = Costs(verifier.max_pass_tokens, verifier.pass_sizes)
+    key = CostKey(
+        verifier.device,
+        verifier.numerics_id,
+        checkpoint.info.source_sha256,
+        drafter.device,
+        processor_name(),
+    )
+    directory = user_cache_dir(os.environ)
+    note = load_costs(directory, key, costs)
+    if note:
+        _log.warning("%s", note)
+    controller = AdaptiveLength(costs, speculation.max_draft_length)
+    return controller, [KeptCosts(directory, key, costs)]
