@@ -87,17 +87,9 @@ class Layer:
             cache = [bench.upload(buffer) for buffer in self.caches(rows)]
             parts = [bench.upload(partials), bench.upload(summary)]
             out = [bench.zeros(count * width), bench.zeros(count * width // 8)]
-            program = bench.program(
-                "attention",
-                self.defines,
-                {
-                    **constants,
-                    "NUM_KV_HEADS": shape.num_kv_heads,
-                    "ROWS": max_rows,
-                    "SHUFFLE": spread,
-                    "BATCH": batch,
-                },
-            )
+            speed = {"ROWS": max_rows, "SHUFFLE": spread, "BATCH": batch}
+            speed["NUM_KV_HEADS"] = shape.num_kv_heads
+            program = bench.program("attention", self.defines, {**constants, **speed})
             merge = bench.program("attention_merge", {}, constants)
             grid, push = (len(work), shape.num_kv_heads), [shape.ring, shape.window, chunks]
             regions = [step, given, *cache, *parts, bench.upload(work)]
