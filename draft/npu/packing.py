@@ -34,7 +34,8 @@ from specdec.weights import QuantizedMatrix
 
 Bytes = NDArray[np.uint8]
 
-MAX_HEADS, MAX_HEAD_DIM = 4, 256
+MAX_HEADS = 4
+HEAD_DIMS = (64, 128, 256)
 
 _log = logging.getLogger("specdec")
 
@@ -45,7 +46,6 @@ def check_shape(shape: Gemma3Shape) -> None:
         ("hidden_size", shape.hidden_size, ROW_FLOATS),
         ("num_heads", shape.num_heads, MAX_HEADS),
         ("num_kv_heads", shape.num_kv_heads, 1),
-        ("head_dim", shape.head_dim, MAX_HEAD_DIM),
         ("heads x head_dim", shape.query_size, MAX_COLUMNS),
     ):
         if found > most:
@@ -53,10 +53,8 @@ def check_shape(shape: Gemma3Shape) -> None:
                 f"NPU: the draft's {what} is {found}, the array takes at most {most}: choose a "
                 "smaller draft, or another draft.device"
             )
-    if shape.head_dim % GROUP:
-        raise ModelError(
-            f"NPU: the draft's head_dim is {shape.head_dim}: it must be a multiple of {GROUP}"
-        )
+    if shape.head_dim not in HEAD_DIMS:
+        raise ModelError(f"NPU: the draft's head_dim is {shape.head_dim}: legal are {HEAD_DIMS}")
 
 
 class Packer:

@@ -107,7 +107,7 @@ class EmulatedBo:
 
     def address(self) -> int:
         """The device's address."""
-        return int(self.memory.device.ctypes.data) + self.device_start
+        return self.memory.device_address + self.device_start
 
 
 def as_scalar(value: object) -> int | None:

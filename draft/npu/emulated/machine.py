@@ -67,6 +67,7 @@ class Memory:
         self.host = _pages(size)
         self.device = _pages(size)
         self.device[:] = _POISON
+        self.device_address = int(self.device.ctypes.data)
         self.version = 0  # changes when the device's bytes do
 
     def copy(self, offset: int, size: int, to_device: bool) -> None:
