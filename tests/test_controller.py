@@ -118,12 +118,15 @@ def test_recovers_within_fifty_passes_of_a_slower_clock() -> None:
     assert mine >= 0.98 * rate_after(settled, texts, slow, 50)
 
 
-def test_margins_of_sampled_runs_are_judged_in_logits() -> None:
-    greedy = [trace("code", 200, seed) for seed in range(4)]
-    sampled = [trace("code", 200, seed, temperature=0.4) for seed in range(4)]
+def test_margins_of_all_temperatures_are_judged_in_logits() -> None:
+    one = [trace("chat", 150, seed, temperature=1.0) for seed in range(8)]
+    several = [
+        trace("chat", 150, seed, temperature=temperature)
+        for seed, temperature in enumerate((0.15, 1.0, 0.4, 2.0) * 2)
+    ]
     costs = stepped_costs()
-    assert seconds(sampled, adaptive(), costs) == pytest.approx(
-        seconds(greedy, adaptive(), costs), rel=0.01
+    assert seconds(several, adaptive(), costs) == pytest.approx(
+        seconds(one, adaptive(), costs), rel=1e-6
     )
 
 
@@ -158,12 +161,11 @@ def test_the_rule_is_picklable_and_pure() -> None:
     assert confidences == [2.0, 1.0, 0.5]
 
 
-def test_looks_beyond_a_step_that_one_more_token_would_not_pay() -> None:
-    passes = (0.0, *[0.1] * 8, *[0.15] * 8)
-    costs = CostTable(passes, 0.001)
-    sure = [6.0] * 7  # the eighth draft token is the ninth of the pass
+def test_looks_beyond_a_step_that_a_few_more_tokens_would_not_pay() -> None:
+    costs = CostTable((0.0, *[0.1] * 8, *[0.25] * 8), 0.001)
+    sure = [6.0] * 7  # the eighth draft token is the ninth of the pass: the step costs 3 tokens
     assert rule(costs, 20.0, p=0.95).should_continue(sure)
-    assert not rule(costs, 20.0, p=0.95, max_length=8).should_continue(sure)  # nothing beyond it
+    assert not rule(costs, 20.0, p=0.95, max_length=9).should_continue(sure)  # too few beyond it
     assert rule(costs, 20.0).num_to_check(DraftRun(9, (1,) * 8, (6.0,) * 8)) == 7
 
 

@@ -91,6 +91,36 @@ def test_a_new_clock_is_believed_after_a_few_passes(factor: float) -> None:
         assert passes.table(100)[size] == pytest.approx(factor * STEPS[size], rel=0.08)
 
 
+def test_a_new_clock_shows_in_passes_of_different_sizes_and_holds_for_those_not_seen() -> None:
+    passes = PassCosts(16)
+    feed(passes, many_sizes(200))
+    for size in (3, 6, 13):
+        passes.observe(size, 100, 1.4 * STEPS[pad(size)])
+    table = passes.table(100)
+    for size in (4, 8, 16):
+        assert table[size] == pytest.approx(1.4 * STEPS[size], rel=0.08)
+
+
+def test_a_size_used_alone_tells_of_a_new_clock() -> None:
+    passes = PassCosts(16)
+    feed(passes, many_sizes(200))
+    for _ in range(3):
+        passes.observe(8, 100, 0.6 * STEPS[8])
+    for size in (1, 8, 16):
+        assert passes.table(100)[size] == pytest.approx(0.6 * STEPS[size], rel=0.08)
+
+
+def test_a_size_new_and_wrongly_known_moves_no_other() -> None:
+    passes = PassCosts(16)
+    feed(passes, [1, 1, 8, 8] * 20)
+    before = passes.table(100)
+    for elapsed_s in (0.02, 0.02, 0.11, 0.11, 0.11, 0.11):  # two lucky samples, then the truth
+        passes.observe(4, 100, elapsed_s)
+        passes.observe(8, 100, STEPS[8])
+    assert passes.table(100)[1] == pytest.approx(before[1], rel=0.02)
+    assert passes.table(100)[8] == pytest.approx(before[8], rel=0.05)
+
+
 def test_outliers_alone_change_nothing() -> None:
     passes = PassCosts(16)
     feed(passes, many_sizes(200))

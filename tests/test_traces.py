@@ -1,23 +1,32 @@
 """Records of runs: what is written, that a trace holds every chain, that a replay is exact."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fakes import VOCAB, ByteTokenizer, RuleVerifier, rule
-from synthetic_traces import flat_costs, trace
+from synthetic_traces import flat_costs, steep_costs, trace
 
 from draft.reference import ModelDrafter
-from specdec.controller import AdaptiveLength, FixedLength
-from specdec.costs import Costs
+from specdec.controller import AdaptiveLength, FixedLength, FixedStopping
+from specdec.costs import Costs, CostTable
 from specdec.engine import Engine, GenerationDefaults
 from specdec.errors import UsageError
 from specdec.generation import Generation
 from specdec.prompts import Prompt
 from specdec.replay import replay
 from specdec.traces import FullChain, JsonlRecorder, Trace, load_traces, read_record, save_traces
-from specdec.types import Controller, FloatArray, RoundRecorder, RoundReport, SamplingParams
+from specdec.types import (
+    Controller,
+    DraftRun,
+    FloatArray,
+    RoundRecorder,
+    RoundReport,
+    SamplingParams,
+    StoppingRule,
+)
 
 PROMPTS = [Prompt(id="code/a", text="first"), Prompt(id="prose/b", text="another one")]
 
@@ -121,29 +130,61 @@ def test_a_replay_makes_the_rounds_of_the_live_run(length: int, tmp_path: Path) 
 class Clockwork(AdaptiveLength):
     """The adaptive controller under the times of a cost table, whatever the clock says."""
 
+    def __init__(self, table: CostTable) -> None:
+        super().__init__(Costs(16), 15)
+        self.table = table
+
     def observe(self, slot: int, report: RoundReport) -> None:
-        costs, num_drafted = flat_costs(), len(report.run.token_ids)
         timed = RoundReport(
             report.run,
             report.num_checked,
             report.acceptance,
             report.emitted,
-            costs.round_s(num_drafted, 0) - costs.plain_s,
-            costs.pass_s[report.num_checked + 1],
+            self.table.round_s(len(report.run.token_ids), 0) - self.table.plain_s,
+            self.table.pass_s[report.num_checked + 1],
             0.0,
         )
         super().observe(slot, timed)
 
 
-def test_an_adaptive_replay_makes_the_rounds_of_the_live_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("table", [flat_costs(), steep_costs()])
+def test_an_adaptive_replay_makes_the_rounds_of_the_live_run(
+    table: CostTable, tmp_path: Path
+) -> None:
     live = Reports()
-    generate(Clockwork(Costs(16), 15), live)
+    generate(Clockwork(table), live)
     controller = AdaptiveLength(Costs(16), 15)
     for text, reports in zip(recorded(tmp_path), live.reports, strict=True):
-        replayed = replay(text, controller, lambda _: flat_costs(), 15)
+        replayed = replay(text, controller, lambda _: table, 15)
         assert [(r.num_drafted, r.num_checked, r.num_accepted) for r in replayed] == [
             (len(r.run.token_ids), r.num_checked, len(r.acceptance.accepted)) for r in reports
         ]
+
+
+class Halves:
+    """Drafts six tokens, checks half of them."""
+
+    max_length = 6
+
+    def should_continue(self, confidences: Sequence[float]) -> bool:
+        return len(confidences) < self.max_length
+
+    def num_to_check(self, run: DraftRun) -> int:
+        return len(run.token_ids) // 2
+
+
+class HalfChecked(FixedLength):
+    def plan(self, slot: int, position: int, longest: int) -> StoppingRule:
+        return Halves() if longest >= 6 else FixedStopping(0)
+
+
+def test_what_is_not_checked_is_not_accepted_in_a_replay_either(tmp_path: Path) -> None:
+    live = Reports()
+    generate(HalfChecked(6), live)
+    for text, reports in zip(recorded(tmp_path), live.reports, strict=True):
+        replayed = replay(text, HalfChecked(6), lambda _: flat_costs(), 15)
+        assert [r.num_accepted for r in replayed] == [len(r.acceptance.accepted) for r in reports]
+        assert max(r.num_accepted for r in replayed) == 3
 
 
 def test_a_record_says_what_every_round_did(tmp_path: Path) -> None:
