@@ -138,7 +138,14 @@ class ScriptedDrafter:
     def confirm(self, slot: int, token_ids: Sequence[int]) -> None:
         pass
 
-    def take(self, slot: int, position: int, max_length: int, timeout_s: float) -> DraftRun:
+    def take(
+        self,
+        slot: int,
+        position: int,
+        max_length: int,
+        timeout_s: float,
+        stopping: StoppingRule | None = None,
+    ) -> DraftRun:
         right = self.whole[position : position + max_length]
         self.num_runs += 1
         kind = self.num_runs % 4

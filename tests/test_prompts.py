@@ -65,7 +65,10 @@ OK = '{"prompt": "x"}\n'
         ('{"prompt": "x", "messages": []}', "found both of 'prompt' and 'messages'"),
         ('{"prompt": 3}', "p.jsonl:1: prompt is 3; legal is text"),
         ('{"prompt": null}', "prompt is null; legal is text"),
-        ('{"max_new_token": 1}', "p.jsonl:1: unknown key 'max_new_token'; did you mean 'max_new_tokens'"),
+        (
+            '{"max_new_token": 1}',
+            "p.jsonl:1: unknown key 'max_new_token'; did you mean 'max_new_tokens'",
+        ),
         ('{"prompt": "x", "zzz": 1}', "unknown key 'zzz'; legal: prompt, messages, id, stop"),
         ('{"prompt": "x", "id": true}', "id is true; legal is text or a whole number"),
         ('{"prompt": "x", "id": ""}', 'id is ""; legal is text or a whole number'),

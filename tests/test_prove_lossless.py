@@ -13,9 +13,8 @@ from specdec.checkpoint import Checkpoint, open_checkpoint
 from specdec.controller import FixedLength
 from specdec.convert import convert
 from specdec.engine import Engine, GenerationDefaults
-from specdec.gemma3.loading import from_checkpoint
-from specdec.tokenizer import Tokenizer
-from target.reference import ReferenceVerifier
+from specdec.load.models import open_tokenizer
+from specdec.load.target import open_target
 
 PROMPTS = Path(__file__).parent.parent / "benchmarks" / "prompts"
 CONTEXT = 1024
@@ -83,18 +82,21 @@ def gemma_270m(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkpoint]
 
 
 @pytest.mark.prove
-def test_real_270m_with_a_drafter_right_wrong_and_random_by_turns(gemma_270m: Checkpoint) -> None:
-    shape = gemma_270m.info.shape
-    model = from_checkpoint(gemma_270m, replace(shape, context_length=CONTEXT))
-    path = gemma_270m.directory / "tokenizer.model"
-    tokenizer = Tokenizer.from_file(path, shape.vocab_size, gemma_270m.info.bos_id)
-    verifier = ReferenceVerifier(model)
-    defaults = GenerationDefaults(max_new_tokens=32, eos_ids=frozenset(gemma_270m.info.eos_ids))
-    asked = prompts(10)
-    assert len(asked) >= 50
+@pytest.mark.parametrize(("device", "per_kind"), [("auto", 10), ("reference", 2)])
+def test_real_270m_with_a_drafter_right_wrong_and_random_by_turns(
+    gemma_270m: Checkpoint, device: str, per_kind: int
+) -> None:
+    """On the Vulkan device that `auto` finds, 50 prompts; on the slower reference, 10."""
+    config = specdec.with_overrides(specdec.Config(), [f"target.device={device}"])
+    verifier = open_target(config, gemma_270m, CONTEXT, lambda done, total: None)
+    tokenizer = open_tokenizer(gemma_270m)
+    eos_ids = frozenset(gemma_270m.info.eos_ids)
+    defaults = GenerationDefaults(max_new_tokens=32, eos_ids=eos_ids)
+    asked = prompts(per_kind)
     plain = ids_of(Engine(verifier, None, FixedLength(0), tokenizer, defaults), asked)
     scripts = {tokenizer.encode(p.text or "", add_bos=True): plain[p.id] for p in asked}
     for draft_length in (1, 4, 8):
-        drafter = ScriptedDrafter(scripts, shape.vocab_size)
+        drafter = ScriptedDrafter(scripts, tokenizer.vocab_size)
         engine = Engine(verifier, drafter, FixedLength(draft_length), tokenizer, defaults)
         assert ids_of(engine, asked) == plain
+    verifier.release()
