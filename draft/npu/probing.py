@@ -74,8 +74,7 @@ def import_pyxrt() -> Xrt:
         ) from error
     if not hasattr(module, "hw_context"):
         raise DeviceError(
-            f"NPU: the pyxrt in {module.__file__} has no hw_context: it is too old; install 2.17 "
-            "or newer"
+            "NPU: the pyxrt found has no hw_context: it is too old; install XRT 2.17 or newer"
         )
     return cast(Xrt, module)
 
