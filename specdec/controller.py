@@ -15,6 +15,7 @@ _BIAS_GAIN, _BIAS_LEAK = 0.15, 0.02  # of a sequence's own bias, per verdict
 _RATE_MEMORY = 0.95  # what a sequence's running rate keeps per round
 _CARRIED_ROUNDS = 5.0  # rounds' worth of the last rate that a new sequence starts with
 _PROBE_SHARE = 0.01  # of plain time that probes may cost
+_SETTLED, _COSTS_KEPT = 100, 4  # after so many rounds a table of costs serves so many
 _PROMISE_KEPT, _LEAST_PROMISE = 0.7, 0.4
 _PROBE_INTERVALS = (4, 50)  # rounds: least and most between two probes
 
@@ -120,6 +121,8 @@ class _Slot:
     rate: RunningRate
     probing: Probing
     calibration: Calibration  # that the last plan was made with
+    costs: CostTable | None = None  # that plans are made with
+    costs_age: int = 0  # in rounds
     own_bias: float = 0.0  # by how much this text is easier than others, in logits
     has_drafted: bool = False  # in the last round, so the drafter is not behind
 
@@ -145,6 +148,7 @@ class AdaptiveLength:
         self._outlooks: dict[bool, Outlook] = {}
         self._slots: dict[int, _Slot] = {}
         self._last_rate = RunningRate()
+        self._num_rounds = 0
 
     @property
     def mode(self) -> str:
@@ -168,7 +172,8 @@ class AdaptiveLength:
 
     def plan(self, slot: int, position: int, longest: int) -> StoppingRule:
         """The rule for one run; a fixed length of 0 where drafting does not pay."""
-        state, costs = self._slots[slot], self._costs.table(position)
+        state = self._slots[slot]
+        costs = self._cost_table(state, position)
         if costs is None or self._costs.is_plain_forgotten:
             return FixedStopping(0)  # a plain pass tells what all else is compared with
         state.calibration = state.calibrator.snapshot(state.margin_scale, state.own_bias)
@@ -185,8 +190,16 @@ class AdaptiveLength:
             return rule
         return replace(rule, min_length=1) if state.probing.is_due(costs) else FixedStopping(0)
 
+    def _cost_table(self, state: _Slot, position: int) -> CostTable | None:
+        """Costs now; once much is known, as they were a few rounds ago, for tables take time."""
+        if state.costs is None or self._num_rounds < _SETTLED or state.costs_age >= _COSTS_KEPT:
+            state.costs, state.costs_age = self._costs.table(position), 0
+        state.costs_age += 1
+        return state.costs
+
     def observe(self, slot: int, report: RoundReport) -> None:
         """Learn costs and odds from a finished round."""
+        self._num_rounds += 1
         state, run = self._slots[slot], report.run
         num_accepted = len(report.acceptance.accepted)
         num_drafted, num_checked = len(run.token_ids), report.num_checked

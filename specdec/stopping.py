@@ -46,14 +46,15 @@ class AdaptiveStopping:
             return False
         if num_drafted < self.min_length:
             return True
-        survival = self.calibration.survival(confidences)
-        best = max(self._values(survival))
-        reached, total = (survival[-1], sum(survival)) if survival else (1.0, 0.0)
+        reached, total, best = 1.0, 0.0, -self.rate * self.costs.pass_s[1]
+        for index, confidence in enumerate(confidences):
+            reached *= self.calibration.probability(confidence, index)
+            total += reached
+            best = max(best, total - self.rate * self.costs.pass_s[index + 2])
         spent_s = self.costs.draft_step_s + (0.0 if num_drafted else self.costs.draft_fixed_s)
-        hope = sum(
-            share * max(best, self._hope(num_drafted + 1, reached * p, total + reached * p))
-            for p, share in self.odds[num_drafted]
-        )
+        hope = 0.0
+        for p, share in self.odds[num_drafted]:
+            hope += share * max(best, self._hope(num_drafted + 1, reached * p, total + reached * p))
         return hope - self.rate * spent_s > best
 
     def num_to_check(self, run: DraftRun) -> int:
@@ -75,16 +76,18 @@ class AdaptiveStopping:
         `reached` is the last token's survival and `total` the sum of all; tokens further on are
         taken for average ones.
         """
-        costs = self.costs
-        best = total - self.rate * costs.pass_s[num_drafted + 1]
+        pass_s, rate, step_s = self.costs.pass_s, self.rate, self.costs.draft_step_s
+        best = total - rate * pass_s[num_drafted + 1]
         spent_s = 0.0
         for index in range(num_drafted, self.max_length):
             reached *= self.mean_probability[index]
             if reached < _LEAST_HOPE:
                 break
             total += reached
-            spent_s += costs.draft_step_s
-            best = max(best, total - self.rate * (spent_s + costs.pass_s[index + 2]))
+            spent_s += step_s
+            value = total - rate * (spent_s + pass_s[index + 2])
+            if value > best:
+                best = value
         return best
 
 
