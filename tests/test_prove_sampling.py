@@ -1,4 +1,4 @@
-"""Equal seeds give equal text, however it is drafted: prompts x sampling x drafters x controllers."""
+"""Equal seeds give equal text: prompts x sampling x drafters x controllers, `make prove`."""
 
 from itertools import product
 from pathlib import Path
