@@ -153,7 +153,7 @@ def nothing_stays_behind() -> Iterator[None]:
     assert (set(os.listdir("/dev/shm")), child_pids(), len(os.listdir("/proc/self/fd"))) == before
 
 
-@pytest.mark.prove
+@pytest.mark.slow
 @pytest.mark.usefixtures("nothing_stays_behind")
 def test_fifty_kills_change_no_token_and_leave_nothing() -> None:
     settings = WorkerSettings(max_restarts=1000, pause_s=0.0, num_good_runs=1)
