@@ -158,11 +158,12 @@ def head(
     matrix: QuantizedMatrix, rows: NDArray[np.int32] | None
 ) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
     """Values (N, K) and scales (N, K/32) of the head's rows, in 4 bits."""
+    values, scales = matrix.values(), matrix.row_scales()
+    if rows is not None:
+        values, scales = values[rows], scales[rows]
     if matrix.bits == 4:
-        values, scales = matrix.values(), matrix.row_scales()
-        return (values, scales) if rows is None else (values[rows], scales[rows])
+        return values, scales
     from specdec.convert.quantize import quantize_int4  # its package reads whole model formats
 
     _log.info("the array's head is INT4: the draft's INT8 head is rounded for it")
-    every = np.arange(matrix.num_rows, dtype=np.int32) if rows is None else rows
-    return quantize_int4(matrix.rows(every))
+    return quantize_int4(values * np.repeat(scales.astype(np.float32), GROUP, axis=1))
