@@ -13,7 +13,8 @@ from draft.npu.build import emulated_build
 from draft.npu.emulated.buffers import EmulatedBo, SyncDirection
 from draft.npu.emulated.latency import LatencyModel
 from draft.npu.emulated.machine import Faults, Machine
-from draft.npu.emulated.xrt import CommandState, EmulatedRun, EmulatedXrt
+from draft.npu.emulated.runs import CommandState, EmulatedRun
+from draft.npu.emulated.xrt import EmulatedXrt
 from draft.npu.layout import ELEMENT_BYTES, ROW_FLOATS, Operation, Target, element, tag
 from draft.npu.model import NpuModel, NpuSettings
 from draft.npu.session import Session

@@ -22,7 +22,7 @@ from npu_rig import (
     make_xrt,
 )
 
-from draft.npu.emulated import xrt as emulated_xrt
+from draft.npu.emulated import runs
 from draft.npu.emulated.latency import LatencyModel
 from draft.npu.emulated.machine import Fault, Faults
 from draft.npu.emulated.shim_decoder import decode_stream
@@ -221,7 +221,7 @@ def test_a_stream_is_decoded_once_until_its_buffer_changes(
         num_decoded += 1
         return decode_stream(stream, num_columns)
 
-    monkeypatch.setattr(emulated_xrt, "decode_stream", counting)
+    monkeypatch.setattr(runs, "decode_stream", counting)
     rig = Rig(stream=echo_stream() + b"")
     run = rig.xrt.run(rig.kernel)
     for index, argument in enumerate(rig.arguments()):
@@ -239,6 +239,23 @@ def test_a_stream_is_decoded_once_until_its_buffer_changes(
     run.start()
     assert run.wait(100) is COMPLETED
     assert num_decoded == 2 and rig.is_echoed(700.0)
+
+
+def test_a_runlist_runs_in_order_and_owns_its_runs() -> None:
+    rig = Rig()
+    rig.write(rig.buffers[0], ELEMENT_BYTES, load_element(700.0))
+    runlist = rig.xrt.runlist(rig.context)
+    for offset in (0, ELEMENT_BYTES):
+        run = rig.xrt.run(rig.kernel)
+        rig.instructions = rig.store(echo_stream(offset=offset))
+        for index, argument in enumerate(rig.arguments()):
+            run.set_arg(index, argument)
+        runlist.add(run)
+    runlist.execute()
+    for forbidden in (runlist.execute, lambda: runlist.add(run), run.start):
+        with pytest.raises(RuntimeError):
+            forbidden()
+    assert runlist.wait(100) is COMPLETED and rig.is_echoed(700.0)
 
 
 def test_modelled_time_is_that_of_calls_waits_and_bytes_and_is_not_slept() -> None:

@@ -15,7 +15,7 @@ from draft.npu import build, probing
 from draft.npu.build import ArrayBuild, emulated_build, find_build
 from draft.npu.emulated.buffers import EmulatedBo, SyncDirection
 from draft.npu.emulated.machine import MAX_CONTEXTS, Fault, Faults
-from draft.npu.emulated.xrt import EmulatedKernel, EmulatedRun, EmulatedXclbin
+from draft.npu.emulated.runs import EmulatedKernel, EmulatedRun, EmulatedXclbin
 from draft.npu.model import NpuModel, NpuSettings
 from draft.npu.session import Buffer, Session
 from draft.npu.surface import Xrt

@@ -32,8 +32,8 @@ class NpuDraft:
         from draft.npu.build import find_build
         from draft.npu.probing import open_pyxrt
 
-        build = find_build()
-        return _drafter(self, open_pyxrt(), build, "npu")
+        xrt = open_pyxrt()
+        return _drafter(self, xrt, find_build(), "npu")
 
 
 @dataclass(frozen=True, slots=True)

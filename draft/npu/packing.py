@@ -166,4 +166,5 @@ def head(
     from specdec.convert.quantize import quantize_int4  # its package reads whole model formats
 
     _log.info("the array's head is INT4: the draft's INT8 head is rounded for it")
-    return quantize_int4(values * np.repeat(scales.astype(np.float32), GROUP, axis=1))
+    factors = np.repeat(scales.astype(np.float32), GROUP, axis=1)
+    return quantize_int4(values.astype(np.float32) * factors)
