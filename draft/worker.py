@@ -184,7 +184,7 @@ class WorkerDrafter:
     def _tell(self, command: Command) -> None:
         """Send a command, if there is a worker."""
         if self._process is not None and not self._process.channel.send(encode_command(command)):
-            self._fail(self._process.exit_text())
+            self._fail(_last_words(self._process))
 
     def _hear(self, deadline: float) -> DraftRun | None:
         """Listen until what is waited for has come; the run, if it is one and came in time."""
@@ -219,7 +219,7 @@ class WorkerDrafter:
     def _lose_patience(self, process: WorkerProcess, wait: _Wait) -> None:
         """Silence is a fault if the worker has gone or hangs."""
         if process.channel.is_cut:
-            self._fail(process.exit_text())
+            self._fail(_last_words(process))
         elif time.monotonic() >= wait.give_up_at:
             self._fail("does not answer")
 
@@ -248,3 +248,15 @@ class WorkerDrafter:
         level = logging.INFO if faults.is_warned else logging.WARNING
         _log.log(level, "the draft worker (%s) %s; %s, output unchanged", self._device, what, plan)
         faults.is_warned = True
+
+
+def _last_words(process: WorkerProcess) -> str:
+    """Why a worker has gone: the reason it gave, if it gave one, else how it ended."""
+    try:
+        while (message := process.channel.receive()) is not None:
+            reply = decode_reply(message)
+            if isinstance(reply, Failed):
+                return f"failed: {reply.reason}"
+    except ChannelError:
+        pass  # how it ended says more than what it garbled
+    return process.exit_text()

@@ -120,6 +120,17 @@ def test_a_killed_worker_comes_back_and_drafts_on(caplog: pytest.LogCaptureFixtu
     drafter.release()
 
 
+def test_a_worker_that_failed_unasked_is_quoted(caplog: pytest.LogCaptureFixture) -> None:
+    drafter = WorkerDrafter(Faulty("raise", position=0))
+    pid = worker_pid()
+    drafter.open(0, [5, 6, 7], GREEDY)
+    while is_alive(pid):
+        time.sleep(0.01)
+    drafter.confirm(0, [8])
+    assert "failed: " in caplog.text and "exit code" not in caplog.text
+    drafter.release()
+
+
 def test_a_stopped_worker_is_waited_for_once_then_killed_and_replaced() -> None:
     drafter = WorkerDrafter(perfect, HASTY)
     drafter.open(0, [5, 6, 7], GREEDY)
