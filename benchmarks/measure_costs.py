@@ -54,8 +54,12 @@ class Cycle:
         """Nothing to do."""
 
 
-def table(reports: Sequence[tuple[RoundReport, bool]]) -> dict[str, object]:
-    """Medians as a cost table of passes of 0 to 16 tokens."""
+def table(reports: Sequence[tuple[RoundReport, bool]], is_padded: bool) -> dict[str, object]:
+    """Medians as a cost table of passes of 0 to 16 tokens.
+
+    Sizes between the measured ones cost what the next larger does where passes are padded to those,
+    else they lie on the line between them.
+    """
     passes: dict[int, list[float]] = defaultdict(list)
     drafts: dict[int, list[float]] = defaultdict(list)
     for report, was_drafting in reports:
@@ -64,7 +68,11 @@ def table(reports: Sequence[tuple[RoundReport, bool]]) -> dict[str, object]:
             drafts[len(report.run.token_ids)].append(report.draft_s)
     sizes = [length + 1 for length in LENGTHS]
     medians = np.maximum.accumulate([statistics.median(passes[size]) for size in sizes])
-    pass_s = [0.0, *np.interp(range(1, 17), sizes, medians).tolist()]
+    if is_padded:
+        between = medians[np.searchsorted(sizes, range(1, 17))]
+    else:
+        between = np.interp(range(1, 17), sizes, medians)
+    pass_s = [0.0, *between.tolist()]
     lengths = sorted(drafts)
     draft_medians = [statistics.median(drafts[length]) for length in lengths]
     step_s, fixed_s = np.polyfit(lengths, draft_medians, 1)
@@ -82,6 +90,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--name", required=True, help="of this cost table in results")
+    parser.add_argument("--padded", action="store_true", help="passes are padded to 1, 2, 4, ...")
     parser.add_argument("--num-prompts", type=int, default=4)
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
@@ -105,7 +114,7 @@ def main() -> int:
         **devices,
         "processor": processor_name(),
         "python": platform.python_version(),
-        **table(controller.reports),
+        **table(controller.reports, args.padded),
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result))

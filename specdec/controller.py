@@ -17,7 +17,7 @@ _CARRIED_ROUNDS = 5.0  # rounds' worth of the last rate that a new sequence star
 _PROBE_SHARE = 0.01  # of plain time that probes may cost
 _SETTLED, _COSTS_KEPT = 100, 4  # after so many rounds a table of costs serves so many
 _PROMISE_KEPT, _LEAST_PROMISE = 0.7, 0.4
-_PROBE_INTERVALS = (4, 50)  # rounds: least and most between two probes
+_PROBE_INTERVALS = (4, 100)  # rounds: least and most between two probes
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +86,9 @@ class RunningRate:
 
 
 class Probing:
-    """When to try a draft though none is expected to pay: at once in a new text, then rarely.
+    """When to try a draft though none is expected to pay: once in a new text, then rarely.
 
-    A hit is followed up until misses have made it unlikely that drafting pays.
+    A run that has paid is followed up until others have not.
     """
 
     def __init__(self) -> None:
@@ -97,18 +97,17 @@ class Probing:
 
     def is_due(self, costs: CostTable) -> bool:
         """Whether this plain round should be a probe; called once per such round."""
-        price = costs.round_s(1, 1) / costs.plain_s - 1.0  # in tokens
         least, most = _PROBE_INTERVALS
-        interval = min(max(price / _PROBE_SHARE, least), most)
+        interval = min(max(costs.price(1, 1) / _PROBE_SHARE, least), most)
         self._num_waited += 1
-        if self._promise > max(price, _LEAST_PROMISE) or self._num_waited >= interval:
+        if self._promise > _LEAST_PROMISE or self._num_waited >= interval:
             self._num_waited = 0
             return True
         return False
 
-    def observe(self, has_hit: bool) -> None:
-        """Learn how a run of at least one token fared."""
-        self._promise = 1.0 if has_hit else _PROMISE_KEPT * self._promise
+    def observe(self, has_paid: bool) -> None:
+        """Learn how a checked run fared."""
+        self._promise = 1.0 if has_paid else _PROMISE_KEPT * self._promise
 
 
 @dataclass(slots=True)
@@ -211,8 +210,8 @@ class AdaptiveLength:
         state.outlook.observe(run.confidences, state.calibration)
         for index in range(min(num_checked, num_accepted + 1)):
             state.learn(run.confidences[index], index, index < num_accepted)
-        if num_checked:
-            state.probing.observe(num_accepted > 0)
+        if num_checked and state.costs is not None:
+            state.probing.observe(num_accepted >= state.costs.price(num_drafted, num_checked))
         state.rate.observe(num_accepted + 1, report.draft_s + report.verify_s + report.other_s)
 
     def close(self, slot: int) -> None:

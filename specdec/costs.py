@@ -38,6 +38,10 @@ class CostTable:
         draft_s = fixed_s + num_drafted * self.draft_step_s
         return draft_s + self.pass_s[num_checked + 1] + self.other_s
 
+    def price(self, num_drafted: int, num_checked: int) -> float:
+        """What such a round costs beyond a plain one, in tokens that plain rounds would make."""
+        return self.round_s(num_drafted, num_checked) / self.plain_s - 1.0
+
 
 class DraftCosts:
     """Seconds of a draft run: a fixed part and a part per step (a forgetting regression)."""

@@ -15,6 +15,7 @@ from specdec.level import LASTING, WINDOW, Level
 
 _ESTABLISHED = 10  # samples after which a lasting change of one size is one of the clock
 _MEMORY = 0.98  # of a level's weight beside its neighbours', per pass without a sample
+_STEP_SIZES = (2, 4, 8, 16, 32, 64)
 _CONFIRMED = 2  # samples before a size counts
 _CONTEXT_SCALE = 256.0  # tokens; differences of context below it say little about the slope
 _SLOPE_GAIN = 0.2
@@ -25,8 +26,10 @@ _CONTEXT_GAIN = 0.25  # of the context that a level counts as learned at
 class PassCosts:
     """T(m): seconds of a pass of m tokens, and what a longer context adds to it.
 
-    `steps` are the sizes that passes are padded to, if they are; without them sizes never measured
-    lie on the line between their measured neighbours.
+    `steps` are the sizes that passes are padded to, if they are. A size never measured lies on the
+    line between its measured neighbours; powers of two, and what is beyond the largest measured up
+    to its double, are taken for no dearer than the next smaller, so that each is tried where that
+    would pay.
     """
 
     def __init__(self, max_tokens: int, steps: Sequence[int] = ()) -> None:
@@ -104,9 +107,8 @@ class PassCosts:
         """Seconds of any size, from those of measured sizes."""
         size = self._padded(num_tokens)
         index = bisect_left(sizes, size)
-        if index == len(sizes):  # beyond: growing as from the smallest to here, steps and all
-            slope_s = (values[-1] - values[0]) / max(sizes[-1] - sizes[0], 1)
-            return values[-1] + (size - sizes[-1]) * slope_s
+        if index == len(sizes):  # hope for a plateau: what is feared is never tried
+            return values[-1]
         if index == 0 or sizes[index] == size:
             return values[index]
         share = (size - sizes[index - 1]) / (sizes[index] - sizes[index - 1])
@@ -172,4 +174,10 @@ class PassCosts:
                 (a, weight_a, count_a), (b, weight_b, count_b) = pools[-2:]
                 weight = weight_a + weight_b
                 pools[-2:] = [((a * weight_a + b * weight_b) / weight, weight, count_a + count_b)]
-        return sizes, [value for value, _, count in pools for _ in range(count)]
+        values = [value for value, _, count in pools for _ in range(count)]
+        for size in _STEP_SIZES:  # where kernels have their steps: hope that one ends a plateau
+            index = bisect_left(sizes, size)
+            if 0 < index < len(sizes) and sizes[index] != size:
+                sizes.insert(index, size)
+                values.insert(index, values[index - 1])
+        return sizes, values

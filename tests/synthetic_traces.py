@@ -63,3 +63,8 @@ def stepped_costs(draft_s: float = 0.006) -> CostTable:
 def steep_costs() -> CostTable:
     """Every further token costs half a plain pass, as on a processor without slack."""
     return CostTable((0.0, *(0.06 * (1 + 0.5 * (m - 1)) for m in range(1, 17))), 0.006)
+
+
+def cliff_costs() -> CostTable:
+    """Two tokens cost twice as much as one, but no less than eight: other kernels serve them."""
+    return CostTable((0.0, 0.05, *[0.1] * 7, *[0.2] * 8), 0.003)

@@ -11,6 +11,7 @@ from fakes import ByteTokenizer, RuleDrafter, RuleVerifier
 from synthetic_traces import (
     MAX_DRAFT,
     TASKS,
+    cliff_costs,
     flat_costs,
     hopeless,
     steep_costs,
@@ -27,7 +28,12 @@ from specdec.stopping import AdaptiveStopping, share_budget
 from specdec.traces import Trace
 from specdec.types import Controller, DraftRun
 
-TABLES = {"flat": flat_costs(), "stepped": stepped_costs(), "steep": steep_costs()}
+TABLES = {
+    "flat": flat_costs(),
+    "stepped": stepped_costs(),
+    "steep": steep_costs(),
+    "cliff": cliff_costs(),
+}
 
 
 def adaptive() -> AdaptiveLength:

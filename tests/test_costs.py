@@ -56,7 +56,19 @@ def test_sizes_that_are_padded_share_their_samples() -> None:
     table = passes.table(0)
     assert table[4] == table[3] == pytest.approx(0.102)
     assert table[16] == table[9] == pytest.approx(0.15)
-    assert 0.102 < table[8] < 0.15  # between its neighbours until it is measured
+    assert table[8] == table[4]  # hoped for until it is measured
+
+
+def test_what_was_never_measured_is_hoped_to_lie_on_a_plateau_up_to_a_power_of_two() -> None:
+    passes = PassCosts(16)
+    for size, elapsed_s in ((1, 0.1), (3, 0.2), (12, 0.6)):
+        passes.observe(size, 0, elapsed_s)
+        passes.observe(size, 0, elapsed_s)
+    table = passes.table(0)
+    assert table[2] == pytest.approx(0.1)
+    assert table[4] == table[8] == pytest.approx(0.2)
+    assert table[10] == pytest.approx(0.4)
+    assert table[16] == table[12] == pytest.approx(0.6)
 
 
 def test_nothing_is_known_before_plain_passes_and_reach_grows_by_doubling() -> None:
