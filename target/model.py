@@ -6,11 +6,8 @@ import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-import numpy as np
-
 from specdec.gemma3.loading import MatrixSource
 from specdec.gemma3.shape import Gemma3Shape
-from specdec.sampling import choose
 from specdec.types import FloatArray, SamplingParams, Segment
 from specdec.weights import Bits
 from target.kvcache import KvCache
@@ -100,7 +97,7 @@ class VulkanVerifier:
         self._sampling[slot] = sampling
         if sampling.temperature > 0.0:
             for rows in PASS_ROWS:
-                self._plan.record(rows, Head.LOGITS)
+                self._plan.record(rows, Head.SAMPLE)
 
     def length(self, slot: int) -> int:
         """Number of tokens the slot holds; 0 for a closed one."""
@@ -116,23 +113,13 @@ class VulkanVerifier:
 
     def verify(self, segments: Sequence[Segment]) -> list[tuple[int, ...]]:
         """Feed every segment in one pass; for each, the target's token after each fed token."""
-        sampled = any(self._sampling[segment.slot].temperature > 0.0 for segment in segments)
-        if sampled:
-            return self._sampled(segments)
-        self._feed(segments, Head.CHOOSE)
+        if any(self._sampling[segment.slot].temperature > 0.0 for segment in segments):
+            self._step.write_sampling(segments, self._sampling)
+            self._feed(segments, Head.SAMPLE)
+        else:
+            self._feed(segments, Head.CHOOSE)
         ids = iter(self._step.chosen_ids(sum(len(segment.token_ids) for segment in segments)))
         return [tuple(next(ids) for _ in segment.token_ids) for segment in segments]
-
-    def _sampled(self, segments: Sequence[Segment]) -> list[tuple[int, ...]]:
-        """Choose on the host from logits read back, by the rule of specdec.sampling."""
-        rows = iter(self.logits(segments))
-        chosen = []
-        for segment in segments:
-            table = np.stack([next(rows) for _ in segment.token_ids])
-            first = segment.position + 1  # the chosen token's position
-            positions = range(first, first + len(segment.token_ids))
-            chosen.append(choose(table, positions, self._sampling[segment.slot]))
-        return chosen
 
     def logits(self, segments: Sequence[Segment]) -> FloatArray:
         """Feed segments in one pass; logits (rows, V) of all their tokens, in order."""

@@ -231,6 +231,15 @@ class Operators:
         push = struct.pack("<I", num_partials)
         self._dispatch(recorder, program, [*best, ids], (rows, 1, 1), push)
 
+    def sample(self, recorder: Recorder, rows: int, regions: Sequence[Region]) -> None:
+        """Ids = each row's token by its sampling parameters.
+
+        Regions: step, parameters, logits [rows][padded vocabulary], ids.
+        """
+        vocab = self.sizes.shape.vocab_size
+        push = struct.pack("<II", vocab, -(-vocab // TILE_ROWS) * TILE_ROWS)
+        self._dispatch(recorder, self._program("sample", {}, {}), regions, (rows, 1, 1), push)
+
     def _program(
         self,
         name: str,

@@ -1,7 +1,7 @@
 """A pass of the model as one recorded command buffer per size; it feeds and decides nothing.
 
     embed, norm | per layer: qkv, q/k norm + RoPE + KV, attention, merge, o, residual + norm,
-    gate_up + GeGLU, down, residual + norm | head, choose
+    gate_up + GeGLU, down, residual + norm | head, choose or sample
 
 A replay reads what varies (ids, slots, positions, grids) from the step buffer; it allocates
 nothing.
@@ -32,7 +32,8 @@ class Head(Enum):
 
     NONE = "none"  # prefill
     CHOOSE = "choose"  # the greedy choice after every row
-    LOGITS = "logits"  # all logits, read back: for sampling on the host and for tests
+    SAMPLE = "sample"  # the choice after every row by its slot's sampling parameters
+    LOGITS = "logits"  # all logits, read back: for drafting and for tests
 
 
 class Plan:
@@ -119,17 +120,28 @@ class Plan:
         for layer in range(self._sizes.shape.num_layers):
             self._attention(recorder, rows, layer, mark)
             self._feed_forward(recorder, rows, layer, mark)
+        self._head(recorder, rows, head, mark)
+
+    def _head(self, recorder: Recorder, rows: int, head: Head, mark: Callable[[str], None]) -> None:
+        """What follows the last layer."""
+        operators, scratch, step = self._operators, self._scratch, self._step
+        matrix, hidden = self._model.matrices["embed"], self._pair("hidden")
         if head is Head.CHOOSE:
             best = (scratch["best_values"], scratch["best_ids"])
-            matrix = model.matrices["embed"]
             count = operators.argmax(recorder, rows, matrix, hidden, best)
             recorder.barrier()
             mark("head")
-            operators.choose(recorder, rows, count, best, self._step.ids)
+            operators.choose(recorder, rows, count, best, step.ids)
             mark("choose")
+        elif head is Head.SAMPLE:
+            operators.matmul(recorder, rows, matrix, hidden, scratch["logits"])
+            recorder.barrier()
+            mark("logits")
+            regions = [step.rows, step.sampling, scratch["logits"], step.ids]
+            operators.sample(recorder, rows, regions)
+            mark("sample")
         elif head is Head.LOGITS:
-            out = self._logits_region()
-            operators.matmul(recorder, rows, model.matrices["embed"], hidden, out)
+            operators.matmul(recorder, rows, matrix, hidden, self._logits_region())
             mark("logits")
 
     def _pair(self, name: str) -> tuple[Region, Region]:

@@ -81,6 +81,7 @@ class RunSizes:
             "summaries": 8 * partials,
             "best_values": 4 * BLOCK_ROWS * vocab_tiles,
             "best_ids": 4 * BLOCK_ROWS * vocab_tiles,
+            "logits": 4 * BLOCK_ROWS * vocab_tiles * TILE_ROWS,
             "rope_local": 4 * self.context_length * shape.head_dim,
             "rope_global": 4 * self.context_length * shape.head_dim,
         }

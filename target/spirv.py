@@ -35,6 +35,7 @@ VARIANTS: Mapping[str, tuple[Defines, ...]] = {
     "attention": ({"KV_INT8": 0}, {"KV_INT8": 1}),
     "attention_merge": ({},),
     "choose": ({},),
+    "sample": ({},),
     "gemm": _GEMM,
     "gemm_argmax": _GEMM,
     "gemm_geglu": tuple(variant for variant in _GEMM if variant["BITS"] == 4),

@@ -5,22 +5,29 @@
 
 and, for local and for global layers alike, the work of attention: the grid {entries, kv heads, 1},
 and entries {first row | number of rows << 16, chunk}: rows of one segment, and a chunk they see.
+For a pass that samples, also
+
+    words[block rows][8]       float32 temperature, ln min_p, top_p; uint32 top_k; uint64 seed, 0
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from specdec.types import Segment
+from specdec.types import SamplingParams, Segment
 from target.sizes import BLOCK_ROWS, RunSizes
 from target.vulkan import Device, MemoryKind, Region
 from target.vulkan.arena import lay_out
 
 _HEADER_WORDS = 8
 _ROW_WORDS = 4
+_SEED = 2**64 - 1
 _INACTIVE = 0xFFFFFFFF  # position of a row that is padding
+SAMPLING_ROW = np.dtype([("floats", "<f4", 3), ("top_k", "<u4"), ("seed", "<u8", 2)])
 
 
 class AttentionWork:
@@ -57,6 +64,7 @@ class StepBuffer:
         regions = [4 * (_HEADER_WORDS + _ROW_WORDS * sizes.max_rows)]
         for window in windows:
             regions += [12, 8 * sizes.max_rows * (sizes.max_chunks(window) + 1)]
+        regions += [SAMPLING_ROW.itemsize * BLOCK_ROWS]
         layout = lay_out(regions, device.memory.alignment, device.memory.block_limit_bytes)
         self._buffer = device.memory.allocate(layout.total_bytes, MemoryKind.UPLOAD, "step")
         parts = [
@@ -66,6 +74,8 @@ class StepBuffer:
         self.rows = parts[0]
         self.local = AttentionWork(sizes, windows[0], parts[1], parts[2])
         self.everything = AttentionWork(sizes, windows[1], parts[3], parts[4])
+        self.sampling = parts[5]
+        self._sampling_rows = parts[5].view.view(SAMPLING_ROW)
         self._ids = device.memory.allocate(4 * BLOCK_ROWS, MemoryKind.READBACK, "step")
         self.ids = self._ids.whole
         self._id_words = self.ids.view.view(np.uint32)
@@ -92,6 +102,16 @@ class StepBuffer:
         self.local.write(groups)
         self.everything.write(groups)
 
+    def write_sampling(
+        self, segments: Sequence[Segment], sampling: Mapping[int, SamplingParams]
+    ) -> None:
+        """Give every row of the segments the parameters of its slot."""
+        row = 0
+        for segment in segments:
+            count = len(segment.token_ids)
+            self._sampling_rows[row : row + count] = sampling_row(sampling[segment.slot])
+            row += count
+
     def chosen_ids(self, num_rows: int) -> tuple[int, ...]:
         """The token chosen after each of the first rows."""
         return tuple(self._id_words[:num_rows].tolist())
@@ -100,6 +120,13 @@ class StepBuffer:
         """Free the buffers."""
         self._memory.free(self._buffer)
         self._memory.free(self._ids)
+
+
+def sampling_row(params: SamplingParams) -> NDArray[np.void]:
+    """Parameters as the device reads them: one SAMPLING_ROW, shape ()."""
+    log_min_p = math.log(params.min_p) if params.min_p > 0.0 else -math.inf
+    floats = (params.temperature, log_min_p, params.top_p)
+    return np.array((floats, params.top_k, (params.seed & _SEED, 0)), SAMPLING_ROW)
 
 
 def _row_groups(segments: Sequence[Segment], group_rows: int) -> Iterator[tuple[int, int, int]]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,8 +88,20 @@ def speculative(
     return emitted[:NUM_TOKENS]
 
 
-def check(verifier: VulkanVerifier, seed: int, temperature: float, lengths: Sequence[int]) -> None:
-    sampling = SamplingParams(temperature=temperature, top_k=50, seed=seed)
+SAMPLINGS = [
+    SamplingParams(),
+    SamplingParams(temperature=0.9, top_k=50),
+    SamplingParams(temperature=0.4, top_p=0.9),
+    SamplingParams(temperature=0.7, min_p=0.05),
+    SamplingParams(temperature=1.0, top_k=40, top_p=0.95, min_p=0.02),
+    SamplingParams(temperature=1.5),
+]
+
+
+def check(
+    verifier: VulkanVerifier, seed: int, sampling: SamplingParams, lengths: Sequence[int]
+) -> None:
+    sampling = replace(sampling, seed=seed)
     ids = prompt(seed)
     right = plain(verifier, ids, sampling)
     for length in lengths:
@@ -96,16 +109,30 @@ def check(verifier: VulkanVerifier, seed: int, temperature: float, lengths: Sequ
         assert got == right[:NUM_TOKENS], f"prompt {seed}, draft length {length}"
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.9])
-def test_speculation_changes_no_token(verifier: VulkanVerifier, temperature: float) -> None:
-    for seed in range(3):
-        check(verifier, seed, temperature, (1, 7, 15))
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_speculation_changes_no_token(verifier: VulkanVerifier, sampling: SamplingParams) -> None:
+    for seed in range(2):
+        check(verifier, seed, sampling, (1, 7, 15))
+
+
+def test_another_seed_gives_another_text(verifier: VulkanVerifier) -> None:
+    first, second = (SamplingParams(temperature=1.0, seed=seed) for seed in (1, 1 + 2**32))
+    assert plain(verifier, prompt(1), first) != plain(verifier, prompt(1), second)
 
 
 @pytest.mark.prove
 def test_speculation_changes_no_token_on_a_hundred_prompts(verifier: VulkanVerifier) -> None:
     for seed in range(100):
-        check(verifier, seed, 0.0, range(1, 16))
+        check(verifier, seed, SamplingParams(), range(1, 16))
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("sampling", SAMPLINGS[1:], ids=str)
+def test_speculation_changes_no_sampled_token_on_fifty_prompts(
+    verifier: VulkanVerifier, sampling: SamplingParams
+) -> None:
+    for seed in range(50):
+        check(verifier, seed, sampling, (1, 4, 7, 15))
 
 
 def near_tie(logits: np.ndarray, first: int, second: int) -> float:
