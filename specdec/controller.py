@@ -173,7 +173,7 @@ class AdaptiveLength:
         """The rule for one run; a fixed length of 0 where drafting does not pay."""
         state = self._slots[slot]
         costs = self._cost_table(state, position)
-        if costs is None or self._costs.is_plain_forgotten:
+        if costs is None or self._costs.is_plain_due:
             return FixedStopping(0)  # a plain pass tells what all else is compared with
         state.calibration = state.calibrator.snapshot(state.margin_scale, state.own_bias)
         rule = AdaptiveStopping(

@@ -97,14 +97,14 @@ def _path(directory: Path, key: CostKey) -> Path:
     return directory / f"costs-{key.fingerprint}.json"
 
 
-def _level(saved: object) -> tuple[float, float]:
-    """Seconds and context of one size."""
+def _level(saved: object) -> tuple[float, float, int]:
+    """Seconds, context and number of samples of one size."""
     if not isinstance(saved, list) or len(saved) != 3:
         raise ValueError("a level has three numbers")
-    seconds, context, _ = (_number(value) for value in saved)
+    seconds, context, num_samples = (_number(value) for value in saved)
     if seconds <= 0.0:
         raise ValueError("a pass takes time")
-    return seconds, context
+    return seconds, context, int(num_samples)
 
 
 def _number(value: object) -> float:

@@ -9,7 +9,6 @@ from specdec.level import Level
 from specdec.pass_costs import PassCosts
 
 _UNKNOWN_STEP = 0.05  # of a pass: a draft step's cost until one is measured
-_FORGOTTEN = 256  # passes after which a plain one is due: all else is compared with it
 _DRAFT_MEMORY = 0.9  # what a draft's cost sums keep per round
 
 
@@ -103,9 +102,9 @@ class Costs:
         self.other.observe(elapsed_s)
 
     @property
-    def is_plain_forgotten(self) -> bool:
-        """Whether the last plain pass is so long ago that its cost is hearsay."""
-        return self.passes.passes_since_plain >= _FORGOTTEN
+    def is_plain_due(self) -> bool:
+        """Whether a plain pass is due, for its own cost's sake."""
+        return self.passes.is_plain_due
 
     def table(self, context_length: int) -> CostTable | None:
         """What is known now; None before the first plain passes."""
@@ -117,7 +116,7 @@ class Costs:
 
     def restore(
         self,
-        sizes: Mapping[int, tuple[float, float]],
+        sizes: Mapping[int, tuple[float, float, int]],
         slope_s: float,
         draft_fixed_s: float,
         draft_step_s: float | None,

@@ -16,6 +16,8 @@ from specdec.level import LASTING, WINDOW, Level
 _ESTABLISHED = 10  # samples after which a lasting change of one size is one of the clock
 _MEMORY = 0.98  # of a level's weight beside its neighbours', per pass without a sample
 _STEP_SIZES = (2, 4, 8, 16, 32, 64)
+_TRUST = 32  # passes that a level is trusted without being used, per sample it rests on
+_PLAIN_AGES = (64, 256)  # passes: at least and at most between two plain ones
 _CONFIRMED = 2  # samples before a size counts
 _CONTEXT_SCALE = 256.0  # tokens; differences of context below it say little about the slope
 _SLOPE_GAIN = 0.2
@@ -73,9 +75,13 @@ class PassCosts:
         return self._on_line(num_tokens, sizes, values) if sizes else 0.0
 
     @property
-    def passes_since_plain(self) -> int:
-        """How old the newest pass of one token is, counted in passes."""
-        return self._num_passes - self._known_at.get(self._padded(1), 0)
+    def is_plain_due(self) -> bool:
+        """Whether what is known of plain passes, which all else is compared with, is too old."""
+        level = self._levels.get(1)
+        if level is None:
+            return True
+        trust = min(max(_TRUST * level.num_samples, _PLAIN_AGES[0]), _PLAIN_AGES[1])
+        return self._num_passes - self._known_at[1] >= trust
 
     def table(self, context_length: int) -> tuple[float, ...]:
         """Seconds for m = 0, 1, ...: at most to twice the largest size measured yet.
@@ -96,10 +102,11 @@ class PassCosts:
         }
         return {"sizes": sizes, "slope_s": self.slope_s}
 
-    def restore(self, sizes: Mapping[int, tuple[float, float]], slope_s: float) -> None:
-        """Start from seconds and context by size, as learned in another run."""
-        self._levels = {size: Level(value, 2) for size, (value, _) in sizes.items()}
-        self._context = {size: context for size, (_, context) in sizes.items()}
+    def restore(self, sizes: Mapping[int, tuple[float, float, int]], slope_s: float) -> None:
+        """Start from seconds, context and number of samples by size, as learned in another run."""
+        sizes = {size: saved for size, saved in sizes.items() if saved[2] >= WINDOW}
+        self._levels = {size: Level(value, WINDOW) for size, (value, _, _) in sizes.items()}
+        self._context = {size: context for size, (_, context, _) in sizes.items()}
         self._known_at = dict.fromkeys(sizes, 0)
         self.slope_s = slope_s
 
@@ -159,11 +166,19 @@ class PassCosts:
         step_s = _SLOPE_GAIN * error_s * distance / (distance**2 + _CONTEXT_SCALE**2)
         self.slope_s = min(max(self.slope_s + step_s, 0.0), expected_s / _DOUBLING_CONTEXT)
 
+    def _is_trusted(self, size: int) -> bool:
+        """Whether a level counts: what looks too dear to be tried again must not do so for ever.
+
+        One sample may be an accident, and a few may be of a machine that was busy or still warming
+        up; so a size not tried for long is unknown again, the sooner the less was seen of it.
+        """
+        num_samples = self._levels[size].num_samples
+        age = self._num_passes - self._known_at[size]
+        return num_samples >= _CONFIRMED and (size == 1 or age <= _TRUST * num_samples)
+
     def _monotone(self, context_length: int) -> tuple[list[int], list[float]]:
         """Measured sizes and their seconds at a context, never falling (pooled neighbours)."""
-        # one sample may be an accident that keeps a size from ever being tried again: ask for two
-        confirmed = (s for s, level in self._levels.items() if level.num_samples >= _CONFIRMED)
-        sizes = sorted(confirmed)
+        sizes = sorted(size for size in self._levels if self._is_trusted(size))
         pools: list[tuple[float, float, int]] = []  # seconds, weight, number of sizes
         for size in sizes:
             level, distance = self._levels[size], context_length - self._context[size]

@@ -94,6 +94,29 @@ def test_one_slow_pass_of_a_new_size_does_not_forbid_it() -> None:
     assert passes.table(100)[8] == pytest.approx(STEPS[8], rel=0.1)
 
 
+def test_a_size_that_was_slow_while_the_machine_was_busy_is_tried_again() -> None:
+    passes = PassCosts(16)
+    for size in (1, 1, 2, 2, 4, 4, 8, 8):
+        passes.observe(size, 100, STEPS[size] * (20.0 if size > 2 else 1.0))
+    assert passes.table(100)[4] > 1.0
+    for _ in range(70):
+        passes.observe(2, 100, STEPS[2])
+    assert passes.table(100)[4] < 0.12  # unknown again, so hoped for
+    for _ in range(5):
+        passes.observe(4, 100, STEPS[4])
+    assert passes.table(100)[4] == pytest.approx(STEPS[4], rel=0.1)
+
+
+def test_plain_passes_fall_due() -> None:
+    passes = PassCosts(16)
+    assert passes.is_plain_due
+    feed(passes, [1] * 10)
+    assert not passes.is_plain_due
+    for _ in range(300):
+        passes.observe(4, 100, STEPS[4])
+    assert passes.is_plain_due
+
+
 @pytest.mark.parametrize("factor", [1.4, 3.0, 0.6])
 def test_a_new_clock_is_believed_after_a_few_passes(factor: float) -> None:
     passes = PassCosts(16)
@@ -176,7 +199,7 @@ def test_one_draft_length_is_enough_for_an_estimate() -> None:
 
 def learned() -> Costs:
     costs = Costs(16)
-    feed(costs.passes, many_sizes(100))
+    feed(costs.passes, many_sizes(300))
     for steps in (1, 4, 8, 2, 6):
         costs.observe_draft(steps, 0.001 + 0.002 * steps)
         costs.observe_other(0.0005)
@@ -194,6 +217,14 @@ def test_costs_come_back_from_the_cache(tmp_path: Path) -> None:
     assert new.draft_step_s == pytest.approx(old.draft_step_s)
     assert new.round_s(3, 2) == pytest.approx(old.round_s(3, 2), rel=0.03)
     assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
+
+
+def test_what_rests_on_few_samples_is_not_taken_over(tmp_path: Path) -> None:
+    before, after = Costs(16), Costs(16)
+    feed(before.passes, [1] * 10 + [2] * 10 + [8] * 3)
+    save_costs(tmp_path, KEY, before)
+    load_costs(tmp_path, KEY, after)
+    assert len(after.passes.table(100)) == 1 + 4
 
 
 def test_a_missing_file_is_no_news(tmp_path: Path) -> None:
