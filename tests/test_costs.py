@@ -156,6 +156,16 @@ def test_a_size_new_and_wrongly_known_moves_no_other() -> None:
     assert passes.table(100)[8] == pytest.approx(before[8], rel=0.05)
 
 
+def test_a_change_of_one_size_alone_leaves_those_seen_since_as_they_are() -> None:
+    passes = PassCosts(16)
+    feed(passes, many_sizes(200))
+    for _ in range(3):
+        passes.observe(4, 100, 0.5 * STEPS[4])
+        passes.observe(16, 100, STEPS[16])
+    assert passes.table(100)[4] == pytest.approx(0.5 * STEPS[4], rel=0.08)
+    assert passes.table(100)[16] == pytest.approx(STEPS[16], rel=0.08)
+
+
 def test_outliers_alone_change_nothing() -> None:
     passes = PassCosts(16)
     feed(passes, many_sizes(200))
