@@ -23,6 +23,8 @@ def generate(mode: str, *, is_shown: bool) -> specdec.Generation:
     """Continue the prompt in `mode` (auto or off), streaming the text if it is to be shown."""
     config = specdec.with_overrides(specdec.Config(), [*SETTINGS, f"speculation.mode={mode}"])
     with specdec.load(config) as engine:
+        # the first passes of each size compile shaders, and `auto` learns what passes cost
+        list(engine.generate([specdec.Prompt(id="warm-up", text=PROMPT, max_new_tokens=48)]))
         for event in engine.generate([PROMPT]):
             if is_shown:
                 print(event.text, end="", flush=True)
