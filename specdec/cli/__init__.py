@@ -45,13 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _notes_on_stderr() -> Iterator[None]:
-    """Show what the library has to say (fallbacks, choices it made) as it says it."""
-    logger = logging.getLogger("specdec")
+    """Show what the library has to say (fallbacks, choices, memory it takes) as it says it."""
+    loggers = [logging.getLogger(name) for name in ("specdec", "target")]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("specdec: %(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        for logger in loggers:
+            logger.removeHandler(handler)

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from tqdm import tqdm
+
 from specdec.chat import ChatMessage
 from specdec.config import Config, read_config, with_overrides, with_value
 from specdec.engine import Engine
@@ -81,12 +83,19 @@ def run(args: argparse.Namespace) -> int:
     prompts = _prompts(args)
     if "" in args.stop:
         raise UsageError("--stop is empty; give at least one character")
-    engine = load(
-        config,
-        stop_strings=tuple(args.stop),
-        stop_token_ids=frozenset(args.stop_token_id),
-        recorder=JsonlRecorder(args.record) if args.record else None,
-    )
+    with tqdm(unit="B", unit_scale=True, desc="loading", disable=None, delay=1.0) as bar:
+
+        def show_loaded(done_bytes: int, total_bytes: int) -> None:
+            bar.total = total_bytes
+            bar.update(done_bytes - bar.n)
+
+        engine = load(
+            config,
+            stop_strings=tuple(args.stop),
+            stop_token_ids=frozenset(args.stop_token_id),
+            recorder=JsonlRecorder(args.record) if args.record else None,
+            progress=show_loaded,
+        )
     with engine, _cancelled_by_sigint(engine):
         show = _show_json if args.json else _show_text
         results = list(_results(engine, prompts, show))
