@@ -142,14 +142,14 @@ def near_tie(logits: np.ndarray, first: int, second: int) -> float:
 
 @pytest.mark.prove
 def test_the_real_model_chooses_what_the_reference_chooses() -> None:
-    """50 prompts of the model named by SPECDEC_TEST_MODEL; every near-tie is printed.
+    """50 prompts of the model named by SPECDEC_270M; every near-tie is printed.
 
     A choice may differ only where the two logits are closer than rounding can move them: an
     activation on a rounding tie moves by 1/127 of its group's largest, a few times per layer.
     """
-    directory = os.environ.get("SPECDEC_TEST_MODEL", "")
+    directory = os.environ.get("SPECDEC_270M", "")
     if not directory:
-        pytest.skip("SPECDEC_TEST_MODEL names no converted model")
+        pytest.skip("SPECDEC_270M names no converted model")
     checkpoint = open_checkpoint(Path(directory))
     shape = checkpoint.info.shape
     reference = from_checkpoint(checkpoint, shape)
