@@ -17,7 +17,7 @@ from specdec.errors import PromptError
 from specdec.generation import Event, Generation
 from specdec.prompts import Prompt
 from specdec.sampling import request_seed
-from specdec.sequence import Limits, Sequence
+from specdec.sequence import FinishReason, Limits, Sequence
 from specdec.stats import SpecStats
 from specdec.tokenizer import Detokenizer, Tokenizer
 from specdec.types import (
@@ -262,34 +262,32 @@ class Engine:
         """The finished generation, or None while it runs."""
         if sequence.finish_reason is None:
             return None
-        return Generation(
-            id=prompt.id,
-            prompt=prompt.shown_text,
+        return replace(
+            self._empty(prompt, sequence.sampling, sequence.finish_reason),
             text=sequence.text,
             token_ids=tuple(sequence.emitted_ids),
-            finish_reason=sequence.finish_reason,
-            mode=self._controller.mode,
-            target_device=self.target_device,
-            draft_device=self.draft_device,
-            numerics_id=self._verifier.numerics_id,
-            seed=sequence.sampling.seed,
             stats=stats,
         )
 
     def _failed(self, prompt: Prompt, sampling: SamplingParams, error: PromptError) -> Event:
         """The result of a prompt that could not run."""
-        result = Generation(
+        result = replace(self._empty(prompt, sampling, "error"), error=str(error))
+        return Event(prompt.id, "", (), 0, result)
+
+    def _empty(
+        self, prompt: Prompt, sampling: SamplingParams, finish_reason: FinishReason
+    ) -> Generation:
+        """A result without text: what any result of this engine says of prompt and devices."""
+        return Generation(
             id=prompt.id,
             prompt=prompt.shown_text,
             text="",
             token_ids=(),
-            finish_reason="error",
+            finish_reason=finish_reason,
             mode=self._controller.mode,
             target_device=self.target_device,
             draft_device=self.draft_device,
             numerics_id=self._verifier.numerics_id,
             seed=sampling.seed,
             stats=SpecStats(),
-            error=str(error),
         )
-        return Event(prompt.id, "", (), 0, result)

@@ -21,7 +21,6 @@ _SHADER = vk.VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT
 _TRANSFER = vk.VK_PIPELINE_STAGE_TRANSFER_BIT
 _HOST = vk.VK_PIPELINE_STAGE_HOST_BIT
 _SHADER_ACCESS = vk.VK_ACCESS_SHADER_READ_BIT | vk.VK_ACCESS_SHADER_WRITE_BIT
-_COPY_ACCESS = vk.VK_ACCESS_TRANSFER_READ_BIT | vk.VK_ACCESS_TRANSFER_WRITE_BIT
 _WRITES = vk.VK_ACCESS_SHADER_WRITE_BIT | vk.VK_ACCESS_TRANSFER_WRITE_BIT
 
 DEFAULT_TIMEOUT_S = 120.0  # a software device compiles in the first replay of a size
@@ -45,7 +44,6 @@ class Recorder:
         device.name(self._cb, vk.VK_OBJECT_TYPE_COMMAND_BUFFER, label)
         check(lib.vkBeginCommandBuffer(self._cb, make("VkCommandBufferBeginInfo")), "recording")
         self._barrier = _memory_barrier(vk.VK_ACCESS_SHADER_WRITE_BIT, _SHADER_ACCESS)
-        self._full_barrier = _memory_barrier(_WRITES, _SHADER_ACCESS | _COPY_ACCESS)
         self._pipeline: Pipeline | None = None
         self._queries: Handle | None = None
         self._num_timestamps = num_timestamps if device.has_timestamps else 0
@@ -91,13 +89,6 @@ class Recorder:
     def barrier(self) -> None:
         """What shaders wrote before is visible to shaders after."""
         lib.vkCmdPipelineBarrier(self._cb, _SHADER, _SHADER, 0, 1, self._barrier, 0, NULL, 0, NULL)
-
-    def full_barrier(self) -> None:
-        """What shaders and copies wrote before is visible to shaders and copies after."""
-        stages = _SHADER | _TRANSFER
-        lib.vkCmdPipelineBarrier(
-            self._cb, stages, stages, 0, 1, self._full_barrier, 0, NULL, 0, NULL
-        )
 
     def copy(self, source: Region, destination: Region) -> None:
         """Copy bytes between buffers; both regions have the same size."""
