@@ -1,7 +1,8 @@
-"""Where kernels/, shaders/ and the shipped models live; they are read, never imported."""
+"""Where shipped kernels, shaders and models lie, read but never imported, and the user's cache."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -16,3 +17,9 @@ def asset_dir(name: str) -> Path:
 def embedded_model_dir(role: str) -> Path:
     """Directory of the shipped pair's model; `role` is "target" or "draft"."""
     return _PACKAGE / "models" / "embedded" / role
+
+
+def user_cache_dir(environment: Mapping[str, str]) -> Path:
+    """`$XDG_CACHE_HOME/specdec`, by default `~/.cache/specdec`."""
+    root = environment.get("XDG_CACHE_HOME", "")
+    return (Path(root) if root else Path.home() / ".cache") / "specdec"

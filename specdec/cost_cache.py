@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
@@ -85,12 +84,6 @@ def save_costs(directory: Path, key: CostKey, costs: Costs) -> bool:
             Path(temporary).unlink(missing_ok=True)
         return False
     return True
-
-
-def user_cache_dir(environment: Mapping[str, str]) -> Path:
-    """`$XDG_CACHE_HOME/specdec`, by default `~/.cache/specdec`."""
-    root = environment.get("XDG_CACHE_HOME", "")
-    return (Path(root) if root else Path.home() / ".cache") / "specdec"
 
 
 def _path(directory: Path, key: CostKey) -> Path:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from draft.npu.manifest import Manifest
-from specdec.assets import asset_dir
+from specdec.assets import asset_dir, user_cache_dir
 from specdec.errors import DeviceError
 
 COMPILERS = ("g++", "clang++")
@@ -64,15 +64,10 @@ def load() -> HostKernels:
             "kernels on first use; install one (apt install g++)"
         )
     sources = asset_dir("kernels")
-    path = _cache_dir() / f"npu-kernels-{_key(sources, compiler)}.so"
+    path = user_cache_dir(os.environ) / f"npu-kernels-{_key(sources, compiler)}.so"
     if not path.exists():
         _compile(compiler, sources / "host" / "library.cc", path)
     return HostKernels(ctypes.CDLL(str(path)))
-
-
-def _cache_dir() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "specdec"
 
 
 def source_hashes(sources: Path) -> dict[str, str]:

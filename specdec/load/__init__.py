@@ -11,10 +11,11 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 
+from specdec.assets import user_cache_dir
 from specdec.checkpoint import Checkpoint, open_checkpoint
 from specdec.config import Config
 from specdec.controller import AdaptiveLength, FixedLength
-from specdec.cost_cache import CostKey, load_costs, processor_name, user_cache_dir
+from specdec.cost_cache import CostKey, load_costs, processor_name
 from specdec.costs import Costs
 from specdec.engine import Engine, GenerationDefaults
 from specdec.errors import UsageError
