@@ -67,6 +67,14 @@ class NgramDrafter:
                 return DraftRun(position, copied, (0.0,) * max_length)
         return DraftRun(position)
 
+    def prepare(
+        self, slot: int, position: int, max_length: int, stopping: StoppingRule | None = None
+    ) -> None:
+        """Copies are made when they are taken."""
+
+    def in_flight(self, slot: int, run: DraftRun) -> None:
+        """Copies cost nothing: none are made ahead."""
+
     def close(self, slot: int) -> None:
         """Forget the sequence."""
         self._tokens.pop(slot, None)

@@ -71,6 +71,14 @@ class ModelDrafter:
             margins.append(margin)
         return DraftRun(position, tuple(drafted), tuple(margins))
 
+    def prepare(
+        self, slot: int, position: int, max_length: int, stopping: StoppingRule | None = None
+    ) -> None:
+        """Everything happens in `take`."""
+
+    def in_flight(self, slot: int, run: DraftRun) -> None:
+        """Nothing runs beside the caller's thread."""
+
     def close(self, slot: int) -> None:
         """Forget the sequence."""
         self._model.truncate(slot, 0)

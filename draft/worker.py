@@ -132,6 +132,14 @@ class WorkerDrafter:
             return DraftRun(position)
         return run
 
+    def prepare(
+        self, slot: int, position: int, max_length: int, stopping: StoppingRule | None = None
+    ) -> None:
+        """Everything happens in `take`."""
+
+    def in_flight(self, slot: int, run: DraftRun) -> None:
+        """The verdict is waited for."""
+
     def close(self, slot: int) -> None:
         """Forget the sequence."""
         if self._sequences.pop(slot, None) is not None:

@@ -211,6 +211,8 @@ class Engine:
         num_checked = rule.num_to_check(drafted)
         run = DraftRun(position, drafted.token_ids[:num_checked], drafted.confidences[:num_checked])
         fed = Segment(slot, position - 1, (sequence.last_token_id, *run.token_ids))
+        if self._drafter:
+            self._drafter.in_flight(slot, run)
         draft_end = time.perf_counter()
         target_ids = self._verifier.verify([fed])[0]
         verify_end = time.perf_counter()

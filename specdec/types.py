@@ -170,6 +170,21 @@ class Drafter(Protocol):
         gets its tokens for nothing may ignore it.
         """
 
+    def prepare(
+        self, slot: int, position: int, max_length: int, stopping: StoppingRule | None = None
+    ) -> None:
+        """Begin the run for `position`: a `take` with the same arguments waits for the rest alone.
+
+        Never blocks. Where several sequences are prepared before the first of them is taken, their
+        runs may be drafted together.
+        """
+
+    def in_flight(self, slot: int, run: DraftRun) -> None:
+        """The target begins to check `run` (K = 0: a plain pass); `confirm` will be its verdict.
+
+        Never blocks. A drafter may work ahead for the endings that it holds likely.
+        """
+
     def close(self, slot: int) -> None:
         """Forget the sequence."""
 

@@ -100,6 +100,14 @@ class RuleDrafter:
         drafted = tuple(tokens[position:])
         return DraftRun(position, drafted, (1.0,) * len(drafted))
 
+    def prepare(
+        self, slot: int, position: int, max_length: int, stopping: StoppingRule | None = None
+    ) -> None:
+        pass
+
+    def in_flight(self, slot: int, run: DraftRun) -> None:
+        pass
+
     def close(self, slot: int) -> None:
         self.tokens.pop(slot, None)
 
@@ -158,6 +166,14 @@ class ScriptedDrafter:
         elif kind == 3:
             right = [self.random.randrange(self.vocab) for _ in right]
         return DraftRun(position, tuple(right), (0.0,) * len(right))
+
+    def prepare(
+        self, slot: int, position: int, max_length: int, stopping: StoppingRule | None = None
+    ) -> None:
+        pass
+
+    def in_flight(self, slot: int, run: DraftRun) -> None:
+        pass
 
     def close(self, slot: int) -> None:
         pass
