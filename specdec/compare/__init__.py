@@ -1,0 +1,1 @@
+"""Comparing configurations on the same prompts: runs in turn, statistics, a report for people."""
