@@ -24,7 +24,10 @@ from numpy.typing import NDArray
 
 from specdec.checkpoint import open_checkpoint
 from specdec.gemma3.loading import MatrixSource
+from specdec.gemma3.named import NAMED_SHAPES
+from specdec.gemma3.named import gemma3_layers as layers
 from specdec.gemma3.shape import Gemma3Shape
+from specdec.model_bytes import kv_read_bytes
 from specdec.types import SamplingParams, Segment
 from specdec.weights import Bits, QuantizedMatrix, matrix_sizes, vector_sizes
 from target.model import VulkanVerifier, open_verifier
@@ -33,20 +36,15 @@ from target.vulkan import Device
 SIZES = (1, 2, 4, 8, 16)
 
 
-def layers(count: int) -> tuple[bool, ...]:
-    """Gemma 3: every sixth layer is global."""
-    return tuple(index % 6 == 5 for index in range(count))
-
-
-_270M = Gemma3Shape(262144, 640, 2048, 4, 1, 256, 32768, 512, layers(18), 256.0)
 SHAPES = {
     "tiny": replace(
-        _270M, vocab_size=32768, hidden_size=256, intermediate_size=1024, is_global_layer=layers(6)
+        NAMED_SHAPES["gemma-3-270m"],
+        vocab_size=32768,
+        hidden_size=256,
+        intermediate_size=1024,
+        is_global_layer=layers(6),
     ),
-    "270m": _270M,
-    "1b": replace(_270M, hidden_size=1152, intermediate_size=6912, is_global_layer=layers(26)),
-    "4b": Gemma3Shape(262208, 2560, 10240, 8, 4, 256, 131072, 1024, layers(34), 256.0),
-    "27b": Gemma3Shape(262208, 5376, 21504, 32, 16, 128, 131072, 1024, layers(62), 168.0),
+    **{name.removeprefix("gemma-3-"): shape for name, shape in NAMED_SHAPES.items()},
 }
 
 
@@ -94,15 +92,6 @@ def prefill_s(verifier: VulkanVerifier, ids: tuple[int, ...]) -> float:
     return time.perf_counter() - start
 
 
-def kv_bytes(shape: Gemma3Shape, depth: int) -> int:
-    """Bytes of keys and values that a token at `depth` sees."""
-    seen = sum(
-        depth if is_global else min(depth, shape.sliding_window)
-        for is_global in shape.is_global_layer
-    )
-    return 4 * shape.kv_size * seen
-
-
 def quantiles_ms(times_s: list[float]) -> dict[str, float]:
     low, _, middle, _, high = np.quantile(times_s, (0.1, 0.25, 0.5, 0.75, 0.9)) * 1e3
     return {
@@ -140,7 +129,7 @@ def measure(
     load_s = time.perf_counter() - start
     ids = tuple(np.random.default_rng(0).integers(0, shape.vocab_size, length).tolist())
     prefills, times = time_passes(verifier, ids, args)
-    moved = verifier.memory.weights_bytes + kv_bytes(shape, args.depth)
+    moved = verifier.memory.weights_bytes + kv_read_bytes(shape, args.depth, "fp16")
     result = {
         "bench": "target",
         "shape": name,

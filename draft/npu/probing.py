@@ -10,9 +10,11 @@ import importlib
 import os
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+from draft.npu.build import find_build
 from draft.npu.faults import explain
 from draft.npu.surface import Xrt
 from specdec.errors import DeviceError
@@ -31,6 +33,31 @@ def open_pyxrt() -> Xrt:
     xrt = import_pyxrt()
     check_device(xrt)
     return xrt
+
+
+def problems() -> list[str]:
+    """Everything that keeps the NPU from drafting, each with its remedy; empty if nothing does."""
+    limit_bytes = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    checks: list[Callable[[], object]] = [
+        lambda: check_system(_NODES, _DRIVER),
+        lambda: check_locked_memory(limit_bytes),
+        import_pyxrt,
+        find_build,
+    ]
+    found = [text for check in checks if (text := _problem(check))]
+    if found:
+        return found
+    text = _problem(lambda: check_device(import_pyxrt()))
+    return [text] if text else []
+
+
+def _problem(check: Callable[[], object]) -> str:
+    """What a check complains of; empty if it passes."""
+    try:
+        check()
+    except DeviceError as error:
+        return str(error)
+    return ""
 
 
 def check_system(nodes: Path, driver: Path) -> None:
