@@ -1,0 +1,226 @@
+"""Plain against speculative decoding of an expanded model (expand.py); it knows no weights.
+
+    python benchmarks/expand.py /dev/shm/large
+    python benchmarks/large_speculation.py /dev/shm/large --draft-devices cpu vulkan
+
+Greedy. Each prompt runs plain and then speculatively, so that a slow moment hits neighbours alike.
+Prints a table by kind of text and, as its last line, one JSON object. Fails if a speculative text
+differs from the plain one. Texts that differ from the small model's own are counted, and the gap
+shows how near a tie the small model's two best logits were where they part.
+
+A row's `speedup` is the median over prompts of plain over speculative decode time, `of_ideal` the
+speed-up over the tokens per pass: 1 would be a pass as cheap as a plain one and a free draft.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import specdec
+from specdec.assets import embedded_model_dir
+from specdec.checkpoint import open_checkpoint
+from specdec.controller import FixedLength
+from specdec.gemma3.loading import from_checkpoint
+from specdec.tokenizer import Tokenizer
+from specdec.types import Controller, RoundReport, SamplingParams, StoppingRule
+
+PROMPTS = Path(__file__).parent / "prompts"
+AUTO = "auto"
+
+Results = dict[str, list[specdec.Generation]]  # of one setting, by kind of text
+
+
+class Switched:
+    """A Controller whose draft length is set between prompts: a large model is loaded once."""
+
+    def __init__(self) -> None:
+        self.current: Controller = FixedLength(0)
+
+    @property
+    def mode(self) -> str:
+        """As the current one says."""
+        return self.current.mode
+
+    def open(self, slot: int, sampling: SamplingParams) -> None:
+        """A sequence starts."""
+        self.current.open(slot, sampling)
+
+    def plan(self, slot: int, position: int, longest: int) -> StoppingRule:
+        """The current one's rule."""
+        return self.current.plan(slot, position, longest)
+
+    def observe(self, slot: int, report: RoundReport) -> None:
+        """Told to the current one."""
+        self.current.observe(slot, report)
+
+    def close(self, slot: int) -> None:
+        """The sequence has ended."""
+        self.current.close(slot)
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """The command line and the prompts by kind."""
+
+    args: argparse.Namespace
+    prompts: dict[str, list[specdec.Prompt]]
+
+    def config(self, *settings: str) -> specdec.Config:
+        """The run's settings and these."""
+        limit = [f"run.max_new_tokens={self.args.max_new_tokens}", "sampling.temperature=0"]
+        base = specdec.with_overrides(specdec.Config(), [*limit, *self.args.set])
+        return specdec.with_overrides(base, settings)
+
+    def texts(self, config: specdec.Config) -> Results:
+        """All prompts with one engine."""
+        with specdec.load(config) as engine:
+            return {
+                kind: [one(engine, prompt) for prompt in prompts]
+                for kind, prompts in self.prompts.items()
+            }
+
+    def pairs(self, plain: specdec.Engine, device: str, lengths: Sequence[str]) -> list[Row]:
+        """Rows of one draft device: every prompt plain, then with each of the lengths."""
+        switched = Switched() if AUTO not in lengths else None
+        mode = "fixed" if switched else AUTO
+        settings = [f"target.model={self.args.model}", f"draft.device={device}"]
+        config = self.config(*settings, f"speculation.mode={mode}")
+        with specdec.load(config, controller=switched) as engine:
+            warm_up(engine, switched, lengths)
+            found: dict[tuple[str, str], list[Pair]] = {}
+            for kind, prompts in self.prompts.items():
+                for prompt in prompts:
+                    base = one(plain, prompt)
+                    for length in lengths:
+                        if switched:
+                            switched.current = FixedLength(int(length))
+                        found.setdefault((kind, length), []).append((base, one(engine, prompt)))
+            draft = engine.draft_device
+        return [row(draft, kind, length, pairs) for (kind, length), pairs in found.items()]
+
+
+Pair = tuple[specdec.Generation, specdec.Generation]  # plain, speculative
+Row = dict[str, str | int | float | bool]
+
+
+def one(engine: specdec.Engine, prompt: specdec.Prompt) -> specdec.Generation:
+    """The result of one prompt."""
+    return next(event.result for event in engine.generate([prompt]) if event.result)
+
+
+def warm_up(engine: specdec.Engine, switched: Switched | None, lengths: Sequence[str]) -> None:
+    """First passes of each size may compile, and `auto` learns what passes cost."""
+    prompt = specdec.Prompt(id="warm-up", text="import argparse\n\n\ndef main(", max_new_tokens=64)
+    for length in lengths:
+        if switched:
+            switched.current = FixedLength(int(length))
+        one(engine, prompt)
+
+
+def row(draft: str, kind: str, length: str, pairs: list[Pair]) -> Row:
+    """One line of the table."""
+    total, base = specdec.SpecStats(), specdec.SpecStats()
+    for plain, speculative in pairs:
+        base.add(plain.stats)
+        total.add(speculative.stats)
+    ratios = [plain.stats.decode_s / fast.stats.decode_s for plain, fast in pairs]
+    speedup, passes = statistics.median(ratios), total.num_passes
+    other_s = total.decode_s - total.verify_s - total.draft_s
+    return {
+        "draft": draft,
+        "kind": kind,
+        "length": length,
+        "n": len(pairs),
+        "plain_tok_s": round(base.tokens_per_s, 1),
+        "tok_s": round(total.tokens_per_s, 1),
+        "speedup": round(speedup, 3),
+        "least": round(min(ratios), 3),
+        "most": round(max(ratios), 3),
+        "tok_pass": round(total.num_tokens / passes, 3),
+        "of_ideal": round(speedup * passes / total.num_tokens, 3),
+        "plain_ms": round(1e3 * base.decode_s / base.num_passes, 3),
+        "verify_ms": round(1e3 * total.verify_s / passes, 3),
+        "draft_ms": round(1e3 * total.draft_s / passes, 3),
+        "other_ms": round(1e3 * other_s / passes, 3),
+        "is_equal": all(plain.token_ids == fast.token_ids for plain, fast in pairs),
+    }
+
+
+def parting_gap(
+    small: Path, prompt: specdec.Prompt, ours: Sequence[int], theirs: Sequence[int]
+) -> float | None:
+    """By how much the small model's logit of its own token beats the other where texts part.
+
+    `ours` are the small model's ids, `theirs` the other's; None if they agree.
+    """
+    parted = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
+    if parted is None:
+        return None
+    checkpoint = open_checkpoint(small)
+    shape, bos_id = checkpoint.info.shape, checkpoint.info.bos_id
+    tokenizer = Tokenizer.from_file(small / "tokenizer.model", shape.vocab_size, bos_id)
+    ids = [*tokenizer.encode(prompt.shown_text, add_bos=True), *ours[:parted]]
+    logits = from_checkpoint(checkpoint, shape).feed(0, ids, 1)[0]
+    return float(logits[ours[parted]] - logits[theirs[parted]])
+
+
+def arguments() -> argparse.Namespace:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("model", type=Path, help="a directory made by expand.py")
+    parser.add_argument("--small", type=Path, default=embedded_model_dir("target"))
+    parser.add_argument("--draft-devices", nargs="+", default=["cpu"])
+    parser.add_argument("--draft-lengths", default="3,7,15")
+    parser.add_argument("--no-auto", action="store_true", help="fixed lengths alone")
+    parser.add_argument("--prompts-per-kind", type=int, default=4)
+    kinds = sorted(path.stem for path in PROMPTS.glob("*.jsonl"))
+    parser.add_argument("--kinds", nargs="+", default=kinds, choices=kinds)
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Measure and print; 1 if a speculative text differs from the plain one."""
+    args = arguments()
+    files = {kind: PROMPTS / f"{kind}.jsonl" for kind in args.kinds}
+    count = args.prompts_per_kind
+    prompts = {kind: list(specdec.read_prompts(path))[:count] for kind, path in files.items()}
+    runner = Runner(args, prompts)
+    small = runner.texts(runner.config(f"target.model={args.small}", "speculation.mode=off"))
+    rows: list[Row] = []
+    plain_settings = runner.config(f"target.model={args.model}", "speculation.mode=off")
+    with specdec.load(plain_settings) as plain:
+        warm_up(plain, None, ["0"])
+        large = {kind: [one(plain, prompt) for prompt in prompts[kind]] for kind in prompts}
+        fixed = args.draft_lengths.split(",")
+        for device in args.draft_devices:
+            for lengths in (fixed, [] if args.no_auto else [AUTO]):
+                for entry in runner.pairs(plain, device, lengths) if lengths else []:
+                    rows.append(entry)
+                    print("  ".join(f"{key} {value}" for key, value in entry.items()), flush=True)
+    gaps = [
+        gap
+        for kind in prompts
+        for prompt, ours, theirs in zip(prompts[kind], small[kind], large[kind], strict=True)
+        if (gap := parting_gap(args.small, prompt, ours.token_ids, theirs.token_ids)) is not None
+    ]
+    shown = [round(gap, 4) for gap in gaps]
+    total = sum(map(len, prompts.values()))
+    print(f"{len(gaps)} of {total} texts part from the small model's; gaps in logits {shown}")
+    sample = large[args.kinds[0]][0]
+    what = {"target": sample.target_device, "numerics": sample.numerics_id, "label": "measured"}
+    what["cpu"] = platform.processor() or platform.machine()
+    print(json.dumps({"benchmark": "large_speculation", **what, "gaps": shown, "rows": rows}))
+    return 0 if all(entry["is_equal"] for entry in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
