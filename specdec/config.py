@@ -76,6 +76,16 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "run.kv": ("fp16", "int8"),
 }
 
+# sampling keys of other engines, and why they are none here
+_PENALTIES = ("repetition_penalty", "repeat_penalty", "presence_penalty", "frequency_penalty")
+_NOT_SUPPORTED: Mapping[str, str] = {
+    "logit_bias": "tokens are chosen by the model's own logits",
+    **dict.fromkeys(
+        _PENALTIES,
+        "all tokens of a run are chosen in one pass, none by what was emitted before it",
+    ),
+}
+
 # inclusive bounds
 _BOUNDS: Mapping[str, tuple[float, float]] = {
     "speculation.draft_length": (0, 15),
@@ -149,7 +159,10 @@ def checked_value(name: str, value: object) -> Value:
 
 
 def nearest(name: str, legal: Sequence[str]) -> str:
-    """A hint to append to an error: the closest legal name, or all of them."""
+    """A hint to append to an error: why it cannot be, the closest legal name, or all of them."""
+    reason = _NOT_SUPPORTED.get(name.rpartition(".")[2])
+    if reason:
+        return f": not supported, {reason}; legal for sampling: {', '.join(_KEYS['sampling'])}"
     close = difflib.get_close_matches(name, legal, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else f"; legal: {', '.join(legal)}"
 

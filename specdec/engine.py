@@ -145,7 +145,7 @@ class Engine:
         seed = request_seed(base.seed, prompt.id) if prompt.seed is None else prompt.seed
         own = {
             name: value
-            for name in ("temperature", "top_k", "top_p", "min_p")
+            for name in ("temperature", "top_k", "top_p", "min_p", "log_probs")
             if (value := getattr(prompt, name)) is not None
         }
         return replace(base, seed=seed, **own)
@@ -218,7 +218,7 @@ class Engine:
         verify_end = time.perf_counter()
         acceptance = accept(run, target_ids)
         self._verifier.truncate(slot, position + len(acceptance.accepted))
-        emitted = sequence.extend(acceptance.emitted)
+        emitted = sequence.extend(acceptance.emitted, self._verifier.log_probs(slot))
         if self._drafter:
             self._drafter.confirm(slot, emitted)
         draft_s, verify_s = draft_end - planned, verify_end - draft_end
@@ -268,6 +268,7 @@ class Engine:
             self._empty(prompt, sequence.sampling, sequence.finish_reason),
             text=sequence.text,
             token_ids=tuple(sequence.emitted_ids),
+            log_probs=tuple(sequence.log_probs) if sequence.sampling.log_probs else None,
             stats=stats,
         )
 

@@ -24,6 +24,7 @@ class Generation:
     seed: int
     stats: SpecStats
     error: str = ""
+    log_probs: tuple[float, ...] | None = None  # of each token; None where not asked for
 
     def to_json(self) -> dict[str, object]:
         """The object `specdec generate --json` prints."""
@@ -38,6 +39,8 @@ class Generation:
             "token_ids": list(self.token_ids),
             "stats": self.stats.to_json(),
         }
+        if self.log_probs is not None:
+            result["log_probs"] = list(self.log_probs)
         return result | ({"error": self.error} if self.error else {})
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from specdec.chat import ChatMessage
-from specdec.config import checked_value, nearest
+from specdec.config import Value, checked_value, nearest
 from specdec.errors import UsageError
 from specdec.tokenizer import decode_utf8
 
@@ -19,6 +19,7 @@ _SETTINGS = {  # keys checked like the config key that they override
     "top_k": "sampling.top_k",
     "top_p": "sampling.top_p",
     "min_p": "sampling.min_p",
+    "log_probs": "sampling.log_probs",
 }
 _KEYS = ("prompt", "messages", "id", "stop", *_SETTINGS)
 _MESSAGE_KEYS = ("role", "content")
@@ -38,6 +39,7 @@ class Prompt:
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    log_probs: bool | None = None
 
     @property
     def shown_text(self) -> str:
@@ -51,8 +53,8 @@ def read_prompts(path: Path) -> Iterator[Prompt]:
     """The prompts of a JSONL file, all checked before the first is handed out.
 
     A line is an object with `prompt` (text) or `messages` (a list of {role, content}), and
-    optionally id, max_new_tokens, seed, stop, temperature, top_k, top_p, min_p. Without an id the
-    line's number is taken; blank lines are skipped.
+    optionally id, max_new_tokens, seed, stop, temperature, top_k, top_p, min_p, log_probs. Without
+    an id the line's number is taken; blank lines are skipped.
     """
     try:
         data = path.read_bytes()
@@ -105,6 +107,7 @@ def _parse(line: Mapping[str, object], origin: str, number: int) -> Prompt:
         top_k=_whole(line, "top_k", origin),
         top_p=_number(line, "top_p", origin),
         min_p=_number(line, "min_p", origin),
+        log_probs=_flag(line, "log_probs", origin),
     )
 
 
@@ -148,14 +151,24 @@ def _whole(line: Mapping[str, object], key: str, origin: str) -> int | None:
 
 
 def _number(line: Mapping[str, object], key: str, origin: str) -> float | None:
+    value = _checked(line, key, origin)
+    assert value is None or isinstance(value, int | float)
+    return value
+
+
+def _flag(line: Mapping[str, object], key: str, origin: str) -> bool | None:
+    value = _checked(line, key, origin)
+    assert value is None or isinstance(value, bool)
+    return value
+
+
+def _checked(line: Mapping[str, object], key: str, origin: str) -> Value | None:
     if key not in line:
         return None
     try:
-        value = checked_value(_SETTINGS[key], line[key])
+        return checked_value(_SETTINGS[key], line[key])
     except UsageError as error:
         raise UsageError(f"{origin}: {error}") from error
-    assert isinstance(value, int | float)
-    return value
 
 
 def _wrong(origin: str, name: str, value: object, legal: str) -> UsageError:

@@ -96,6 +96,18 @@ def choose(
     )
 
 
+def log_probabilities(logits: FloatArray, token_ids: Sequence[int]) -> tuple[float, ...]:
+    """ln softmax(row)[token] for each row of logits (m, V) and its token, in float32.
+
+    logit - max - ln sum exp(logit - max): temperature 1, before any filter. The sum is taken in
+    float64, a row by itself, so that neighbours in a pass cannot change its order.
+    """
+    return tuple(
+        float(np.float32(_log_probability(row.astype(np.float64), token)))
+        for row, token in zip(logits, token_ids, strict=True)
+    )
+
+
 def choose_with_margin(
     logits: FloatArray, position: int, sampling: SamplingParams
 ) -> tuple[int, float]:
@@ -104,6 +116,11 @@ def choose_with_margin(
     best = int(np.argmax(scores))
     second = np.partition(scores, -2)[-2]
     return best, float(min(scores[best] - second, np.finfo(np.float32).max))
+
+
+def _log_probability(logits: NDArray[np.float64], token_id: int) -> float:
+    shifted = logits - logits.max()
+    return float(shifted[token_id] - np.log(np.exp(shifted).sum()))
 
 
 def _noise_words(seed: int, position: int, blocks: NDArray[np.integer]) -> NDArray[np.uint64]:

@@ -48,6 +48,7 @@ class Sequence:
         self.prompt_ids = prompt_ids
         self.sampling = sampling
         self.emitted_ids: list[int] = []
+        self.log_probs: list[float] = []  # of each emitted token, where sampling asks for it
         self.text = ""
         self.finish_reason: FinishReason | None = None
         self._limits = limits
@@ -70,12 +71,17 @@ class Sequence:
         """Tokens that may still be emitted."""
         return self._limits.max_new_tokens - len(self.emitted_ids)
 
-    def extend(self, token_ids: TokenIds[int]) -> tuple[int, ...]:
-        """Append emitted tokens up to and including one that ends the sequence; return those."""
+    def extend(self, token_ids: TokenIds[int], log_probs: TokenIds[float] = ()) -> tuple[int, ...]:
+        """Append emitted tokens up to and including one that ends the sequence; return those.
+
+        `log_probs` holds one number a token, or more, or none where nobody asked.
+        """
         for count, token_id in enumerate(token_ids, start=1):
             self._append(token_id)
             if self.finish_reason is not None:
-                return tuple(token_ids[:count])
+                token_ids = token_ids[:count]
+                break
+        self.log_probs += log_probs[: len(token_ids)]
         return tuple(token_ids)
 
     def finish(self, reason: FinishReason) -> None:

@@ -23,6 +23,7 @@ class SamplingParams:
     """How the next token is chosen; temperature 0 is greedy and ignores the other filters.
 
     top_k 0, top_p 1 and min_p 0 switch the respective filter off. `seed` is a 64-bit integer.
+    `log_probs` asks for the target's log-probability of every token it chooses.
     """
 
     temperature: float = 0.0
@@ -30,6 +31,7 @@ class SamplingParams:
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int = 0
+    log_probs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,13 @@ class Verifier(Protocol):
 
     def verify(self, segments: Sequence[Segment]) -> list[tuple[int, ...]]:
         """Feed every segment in one pass; for each, the target's token after each fed token."""
+
+    def log_probs(self, slot: int) -> tuple[float, ...]:
+        """Natural log-probability of each token that the last pass chose for `slot`.
+
+        Under the softmax of the raw logits: temperature 1, no filters. Empty where the slot's
+        sampling does not ask for it.
+        """
 
     def truncate(self, slot: int, length: int) -> None:
         """Forget everything the slot holds beyond its first `length` tokens."""

@@ -34,6 +34,7 @@ class VulkanVerifier:
         self._sizes = sizes
         self._tuning = tuning
         self._sampling: dict[int, SamplingParams] = {}
+        self._log_probs: dict[int, tuple[float, ...]] = {}  # of the last pass, by slot
         with ExitStack() as held:
             held.callback(device.release)
             weights = WeightMap(sizes, device)
@@ -95,9 +96,9 @@ class VulkanVerifier:
         """Start an empty sequence in `slot`."""
         self._cache.open(slot)
         self._sampling[slot] = sampling
-        if sampling.temperature > 0.0:
-            for rows in PASS_ROWS:
-                self._plan.record(rows, Head.SAMPLE)
+        head = _head_for([sampling])
+        for rows in PASS_ROWS:
+            self._plan.record(rows, head)
 
     def length(self, slot: int) -> int:
         """Number of tokens the slot holds; 0 for a closed one."""
@@ -113,13 +114,22 @@ class VulkanVerifier:
 
     def verify(self, segments: Sequence[Segment]) -> list[tuple[int, ...]]:
         """Feed every segment in one pass; for each, the target's token after each fed token."""
-        if any(self._sampling[segment.slot].temperature > 0.0 for segment in segments):
+        head = _head_for([self._sampling[segment.slot] for segment in segments])
+        if head is not Head.CHOOSE:
             self._step.write_sampling(segments, self._sampling)
-            self._feed(segments, Head.SAMPLE)
-        else:
-            self._feed(segments, Head.CHOOSE)
-        ids = iter(self._step.chosen_ids(sum(len(segment.token_ids) for segment in segments)))
+        self._feed(segments, head)
+        row = 0
+        for segment in segments:
+            count = len(segment.token_ids)
+            if self._sampling[segment.slot].log_probs:
+                self._log_probs[segment.slot] = self._step.chosen_log_probs(row, count)
+            row += count
+        ids = iter(self._step.chosen_ids(row))
         return [tuple(next(ids) for _ in segment.token_ids) for segment in segments]
+
+    def log_probs(self, slot: int) -> tuple[float, ...]:
+        """Log-probability of each token that the last pass chose for `slot`, if asked for."""
+        return self._log_probs.get(slot, ())
 
     def logits(self, segments: Sequence[Segment]) -> FloatArray:
         """Feed segments in one pass; logits (rows, V) of all their tokens, in order."""
@@ -151,10 +161,20 @@ class VulkanVerifier:
         """Free the slot."""
         self._cache.close(slot)
         self._sampling.pop(slot, None)
+        self._log_probs.pop(slot, None)
 
     def release(self) -> None:
         """Give back the device and all memory; safe to call twice."""
         self._held.close()
+
+
+def _head_for(samplings: Sequence[SamplingParams]) -> Head:
+    """The least head that serves them all; greedy choices are the same from each."""
+    if any(sampling.log_probs for sampling in samplings):
+        return Head.SCORE
+    if any(sampling.temperature > 0.0 for sampling in samplings):
+        return Head.SAMPLE
+    return Head.CHOOSE
 
 
 def open_verifier(

@@ -240,6 +240,15 @@ class Operators:
         push = struct.pack("<II", vocab, -(-vocab // TILE_ROWS) * TILE_ROWS)
         self._dispatch(recorder, self._program("sample", {}, {}), regions, (rows, 1, 1), push)
 
+    def log_prob(self, recorder: Recorder, rows: int, regions: Sequence[Region]) -> None:
+        """Log-probability of each row's id under the softmax of its logits.
+
+        Regions: step, logits [rows][padded vocabulary], ids, log-probabilities.
+        """
+        vocab = self.sizes.shape.vocab_size
+        push = struct.pack("<II", vocab, -(-vocab // TILE_ROWS) * TILE_ROWS)
+        self._dispatch(recorder, self._program("log_prob", {}, {}), regions, (rows, 1, 1), push)
+
     def _program(
         self,
         name: str,

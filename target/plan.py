@@ -1,7 +1,7 @@
 """A pass of the model as one recorded command buffer per size; it feeds and decides nothing.
 
     embed, norm | per layer: qkv, q/k norm + RoPE + KV, attention, merge, o, residual + norm,
-    gate_up + GeGLU, down, residual + norm | head, choose or sample
+    gate_up + GeGLU, down, residual + norm | head, choose or sample, log-probabilities
 
 A replay reads what varies (ids, slots, positions, grids) from the step buffer; it allocates
 nothing.
@@ -33,6 +33,7 @@ class Head(Enum):
     NONE = "none"  # prefill
     CHOOSE = "choose"  # the greedy choice after every row
     SAMPLE = "sample"  # the choice after every row by its slot's sampling parameters
+    SCORE = "score"  # the same with the log-probability of each choice
     LOGITS = "logits"  # all logits, read back: for drafting and for tests
 
 
@@ -133,13 +134,18 @@ class Plan:
             mark("head")
             operators.choose(recorder, rows, count, best, step.ids)
             mark("choose")
-        elif head is Head.SAMPLE:
+        elif head in (Head.SAMPLE, Head.SCORE):
             operators.matmul(recorder, rows, matrix, hidden, scratch["logits"])
             recorder.barrier()
             mark("logits")
             regions = [step.rows, step.sampling, scratch["logits"], step.ids]
             operators.sample(recorder, rows, regions)
             mark("sample")
+            if head is Head.SCORE:
+                recorder.barrier()
+                regions = [step.rows, scratch["logits"], step.ids, step.log_probs]
+                operators.log_prob(recorder, rows, regions)
+                mark("log_prob")
         elif head is Head.LOGITS:
             operators.matmul(recorder, rows, matrix, hidden, self._logits_region())
             mark("logits")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from specdec.sampling import choose
+from specdec.sampling import choose, log_probabilities
 from specdec.types import LanguageModel, SamplingParams, Segment
 
 
@@ -14,6 +14,7 @@ class ReferenceVerifier:
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
         self._sampling: dict[int, SamplingParams] = {}
+        self._log_probs: dict[int, tuple[float, ...]] = {}  # of the last pass, by slot
 
     @property
     def device(self) -> str:
@@ -55,6 +56,10 @@ class ReferenceVerifier:
         """Feed every segment; for each, the target's token after each fed token."""
         return [self._verify_one(segment) for segment in segments]
 
+    def log_probs(self, slot: int) -> tuple[float, ...]:
+        """Log-probability of each token that the last pass chose for `slot`, if asked for."""
+        return self._log_probs.get(slot, ())
+
     def truncate(self, slot: int, length: int) -> None:
         """Forget everything the slot holds beyond its first `length` tokens."""
         self._model.truncate(slot, length)
@@ -63,6 +68,7 @@ class ReferenceVerifier:
         """Free the slot."""
         self._model.truncate(slot, 0)
         self._sampling.pop(slot, None)
+        self._log_probs.pop(slot, None)
 
     def release(self) -> None:
         """The model is garbage collected with this verifier."""
@@ -72,4 +78,8 @@ class ReferenceVerifier:
         count = len(segment.token_ids)
         logits = self._model.feed(segment.slot, segment.token_ids, num_logits=count)
         positions = range(segment.position + 1, segment.position + 1 + count)
-        return choose(logits, positions, self._sampling[segment.slot])
+        sampling = self._sampling[segment.slot]
+        chosen = choose(logits, positions, sampling)
+        if sampling.log_probs:
+            self._log_probs[segment.slot] = log_probabilities(logits, chosen)
+        return chosen

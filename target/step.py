@@ -55,7 +55,7 @@ class AttentionWork:
 
 
 class StepBuffer:
-    """The mapped buffer of a pass's inputs, and the one its chosen ids come back in."""
+    """The mapped buffer of a pass's inputs, and those its choices come back in."""
 
     def __init__(self, device: Device, sizes: RunSizes) -> None:
         self._sizes = sizes
@@ -79,6 +79,9 @@ class StepBuffer:
         self._ids = device.memory.allocate(4 * BLOCK_ROWS, MemoryKind.READBACK, "step")
         self.ids = self._ids.whole
         self._id_words = self.ids.view.view(np.uint32)
+        self._scores = device.memory.allocate(4 * BLOCK_ROWS, MemoryKind.READBACK, "step")
+        self.log_probs = self._scores.whole
+        self._log_prob_floats = self.log_probs.view.view(np.float32)
         words = self.rows.view.view(np.uint32)
         self._header = words[:_HEADER_WORDS]
         self._row_words = words[_HEADER_WORDS:].reshape(sizes.max_rows, _ROW_WORDS)
@@ -116,10 +119,15 @@ class StepBuffer:
         """The token chosen after each of the first rows."""
         return tuple(self._id_words[:num_rows].tolist())
 
+    def chosen_log_probs(self, first_row: int, num_rows: int) -> tuple[float, ...]:
+        """Log-probabilities of some rows' tokens, after a pass that computes them."""
+        return tuple(self._log_prob_floats[first_row : first_row + num_rows].tolist())
+
     def release(self) -> None:
         """Free the buffers."""
         self._memory.free(self._buffer)
         self._memory.free(self._ids)
+        self._memory.free(self._scores)
 
 
 def sampling_row(params: SamplingParams) -> NDArray[np.void]:

@@ -30,11 +30,14 @@ class RuleVerifier:
         self.pass_sizes = ()
         self.next_token = next_token
         self.cache: dict[int, list[int]] = {}
+        self.sampling: dict[int, SamplingParams] = {}
+        self.chosen: dict[int, tuple[int, ...]] = {}
         self.num_passes = 0
         self.is_released = False
 
     def open(self, slot: int, sampling: SamplingParams) -> None:
         self.cache[slot] = []
+        self.sampling[slot] = sampling
 
     def prefill(self, segment: Segment) -> None:
         self._feed(segment)
@@ -42,7 +45,13 @@ class RuleVerifier:
     def verify(self, segments: Sequence[Segment]) -> list[tuple[int, ...]]:
         assert sum(len(segment.token_ids) for segment in segments) <= self.max_pass_tokens
         self.num_passes += 1
-        return [self._feed(segment) for segment in segments]
+        self.chosen = {segment.slot: self._feed(segment) for segment in segments}
+        return [self.chosen[segment.slot] for segment in segments]
+
+    def log_probs(self, slot: int) -> tuple[float, ...]:
+        if not self.sampling[slot].log_probs:
+            return ()
+        return tuple(-1.0 / (1 + token) for token in self.chosen[slot])
 
     def truncate(self, slot: int, length: int) -> None:
         assert length <= len(self.cache[slot]), "a cache cannot be cut to more than it holds"

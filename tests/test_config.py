@@ -38,6 +38,10 @@ def test_overrides_apply_in_order_and_strings_need_no_quotes() -> None:
         ("run.validation=1", "of type true or false"),
         ("sampling.top_p=0", "sampling.top_p is 0.0; legal"),
         ("sampling.temperature=nan", "sampling.temperature is nan; legal: 0.0 to 100.0"),
+        (
+            "sampling.logit_bias=1",
+            "unknown config key 'sampling.logit_bias': not supported, tokens",
+        ),
         ("sampling.temperature=inf", "sampling.temperature is inf"),
         ("sampling.seed=-1", "sampling.seed is -1"),
         (f"sampling.seed={2**64}", "sampling.seed is 18446744073709551616; legal: 0 to"),

@@ -21,7 +21,8 @@ def test_a_line_sets_what_it_names_and_leaves_the_rest(tmp_path: Path) -> None:
         '{"prompt": "a\\n🙂"}\n'
         "\n"
         '{"id": "x", "prompt": "", "max_new_tokens": 5, "seed": 9223372036854775808,'
-        ' "stop": "end", "temperature": 1, "top_k": 40, "top_p": 0.9, "min_p": 0.05}\r\n'
+        ' "stop": "end", "temperature": 1, "top_k": 40, "top_p": 0.9, "min_p": 0.05,'
+        ' "log_probs": true}\r\n'
         '{"id": 7, "stop": [], "messages": [{"role": "user", "content": "hi"}]}',
     )
     assert list(read_prompts(path)) == [
@@ -36,6 +37,7 @@ def test_a_line_sets_what_it_names_and_leaves_the_rest(tmp_path: Path) -> None:
             top_k=40,
             top_p=0.9,
             min_p=0.05,
+            log_probs=True,
         ),
         Prompt(id="7", messages=(ChatMessage("user", "hi"),), stop=()),
     ]
@@ -79,6 +81,8 @@ OK = '{"prompt": "x"}\n'
         ('{"prompt": "x", "seed": 1.5}', "sampling.seed is 1.5; it must be"),
         ('{"prompt": "x", "max_new_tokens": 0}', "run.max_new_tokens is 0; legal: 1 to"),
         ('{"prompt": "x", "temperature": "hot"}', "sampling.temperature is 'hot'; it must be"),
+        ('{"prompt": "x", "presence_penalty": 1}', "unknown key 'presence_penalty': not supported"),
+        ('{"prompt": "x", "log_probs": 1}', "sampling.log_probs is 1; it must be of type true or"),
         ('{"prompt": "x", "temperature": NaN}', "sampling.temperature is nan; legal: 0"),
         ('{"prompt": "x", "top_p": true}', "sampling.top_p is True; it must be"),
         ('{"prompt": "x", "top_k": 2.0}', "sampling.top_k is 2.0; it must be"),
