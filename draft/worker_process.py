@@ -95,6 +95,8 @@ class _AheadRule:
     """
 
     max_length = _LONGEST_AHEAD
+    patience_s = _NO_LIMIT_S
+    num_endings = 0
 
     def __init__(self, inbox: _Inbox, slot: int, state: _Slot) -> None:
         self._inbox = inbox

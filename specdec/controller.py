@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 from specdec.calibration import Calibration, Calibrator, Outlook
 from specdec.costs import Costs, CostTable
@@ -25,6 +26,8 @@ class FixedStopping:
     """Draft `max_length` tokens, check them all."""
 
     max_length: int
+    num_endings: int = 0
+    patience_s: float = inf
 
     def should_continue(self, confidences: Sequence[float]) -> bool:
         """Until the length is reached."""

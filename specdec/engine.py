@@ -225,7 +225,9 @@ class Engine:
         other_s = time.perf_counter() - start - draft_s - verify_s
         self._learn(
             slot,
-            RoundReport(drafted, num_checked, acceptance, emitted, draft_s, verify_s, other_s),
+            RoundReport(
+                drafted, num_checked, acceptance, emitted, draft_s, verify_s, other_s, draft_end
+            ),
             stats,
         )
         stats.decode_s += time.perf_counter() - start
@@ -249,7 +251,8 @@ class Engine:
         position, longest = sequence.length, rule.max_length
         if self._drafter is None or longest <= 0:
             return DraftRun(position)
-        run = self._drafter.take(sequence.slot, position, longest, _DRAFT_TIMEOUT_S, rule)
+        patience_s = min(rule.patience_s, _DRAFT_TIMEOUT_S)
+        run = self._drafter.take(sequence.slot, position, longest, patience_s, rule)
         if run.position != position:  # drafted for an ending that did not come true
             return DraftRun(position)
         return self._legal_part(run, longest)
@@ -258,7 +261,7 @@ class Engine:
         """The run's prefix of at most `longest` ids of the vocabulary: a drafter is not trusted."""
         vocab_size = self._tokenizer.vocab_size
         legal = tuple(takewhile(lambda token: 0 <= token < vocab_size, run.token_ids[:longest]))
-        return DraftRun(run.position, legal, run.confidences[: len(legal)])
+        return replace(run, token_ids=legal, confidences=run.confidences[: len(legal)])
 
     def _result(self, prompt: Prompt, sequence: Sequence, stats: SpecStats) -> Generation | None:
         """The finished generation, or None while it runs."""

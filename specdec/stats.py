@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from specdec.overlap_stats import OverlapStats
 from specdec.types import RoundReport
 
 
@@ -25,6 +26,7 @@ class SpecStats:
     decode_s: float = 0.0
     draft_s: float = 0.0  # of decode_s: waiting for the drafter
     verify_s: float = 0.0  # of decode_s: in passes
+    overlap: OverlapStats = field(default_factory=OverlapStats)
 
     def observe(self, report: RoundReport) -> None:
         """Count one round."""
@@ -38,6 +40,7 @@ class SpecStats:
         _count_up_to(self.accepted_per_position, num_checked, num_accepted)
         self.draft_s += report.draft_s
         self.verify_s += report.verify_s
+        self.overlap.observe(report)
 
     def add(self, other: SpecStats) -> None:
         """Add another generation's counts and times to these."""
@@ -52,6 +55,7 @@ class SpecStats:
         self.decode_s += other.decode_s
         self.draft_s += other.draft_s
         self.verify_s += other.verify_s
+        self.overlap.add(other.overlap)
 
     @property
     def acceptance_rate(self) -> float:
@@ -84,6 +88,7 @@ class SpecStats:
             "draft_s": round(self.draft_s, 6),
             "verify_s": round(self.verify_s, 6),
             "tokens_per_s": round(self.tokens_per_s, 3),
+            "overlap": self.overlap.to_json(self.decode_s, self.verify_s),
         }
 
 

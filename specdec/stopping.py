@@ -19,6 +19,7 @@ from specdec.calibration import Calibration
 from specdec.costs import CostTable
 from specdec.types import DraftRun
 
+_LEAST_PATIENCE_S = 0.002  # less than what a busy system may take to wake a process
 _LEAST_HOPE = 0.02  # tokens less likely to survive than this are not looked forward to
 
 
@@ -38,6 +39,22 @@ class AdaptiveStopping:
     mean_probability: tuple[float, ...]
     costs: CostTable
     rate: float  # rho, tokens per second
+    num_endings: int = 0
+
+    @property
+    def patience_s(self) -> float:
+        """What the best run in sight is worth in time; at least twice what its first tokens take.
+
+        Waiting longer would cost more than any verdict can bring back.
+        """
+        plain_s, survival, total, worth_s = self.costs.pass_s[1], 1.0, 0.0, 0.0
+        for index in range(self.max_length):
+            survival *= self.mean_probability[index]
+            total += survival
+            gain_s = total / self.rate - (self.costs.pass_s[index + 2] - plain_s)
+            worth_s = max(worth_s, gain_s)
+        first_s = self.costs.draft_fixed_s + max(self.min_length, 1) * self.costs.draft_step_s
+        return max(worth_s, 2.0 * first_s, _LEAST_PATIENCE_S)
 
     def should_continue(self, confidences: Sequence[float]) -> bool:
         """Whether one more draft token is worth its time."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TextIO
 
@@ -46,6 +47,8 @@ class CheckNothing:
     """Draft the longest run, check none of it."""
 
     max_length: int
+    num_endings: int = 0
+    patience_s: float = inf
 
     def should_continue(self, confidences: Sequence[float]) -> bool:
         """To the end."""

@@ -35,6 +35,27 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftStep:
+    """One step of a draft model; times in seconds on the clock of `time.perf_counter`."""
+
+    start_s: float
+    end_s: float
+    num_rows: int  # tokens fed: of one sequence, or one for each of several endings
+    is_ahead: bool  # nobody was waiting for it: the target was checking a run
+
+
+@dataclass(frozen=True, slots=True)
+class DraftWork:
+    """What a drafter did from the taking of the run before to that of this one."""
+
+    num_endings: int = 0  # of the last pass that were worked on while it ran
+    is_hit: bool = False  # it ended in one of them
+    num_ready: int = 0  # tokens of this run that were drafted before the pass ended
+    ready_s: float = 0.0  # that drafting these took
+    steps: tuple[DraftStep, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class DraftRun:
     """K draft tokens for positions `position` .. `position` + K - 1; K = 0 is legal.
 
@@ -45,6 +66,7 @@ class DraftRun:
     position: int
     token_ids: tuple[int, ...] = ()
     confidences: tuple[float, ...] = ()
+    work: DraftWork = DraftWork()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +109,7 @@ class RoundReport:
     draft_s: float  # waiting for the drafter; 0.0 when it was not asked
     verify_s: float
     other_s: float  # the rest of the round
+    verify_start_s: float = 0.0  # when the pass began, on the clock of `time.perf_counter`
 
 
 class StoppingRule(Protocol):
@@ -95,6 +118,17 @@ class StoppingRule(Protocol):
     @property
     def max_length(self) -> int:
         """Most tokens to draft; 0 is a plain round, the drafter is not asked."""
+
+    @property
+    def patience_s(self) -> float:
+        """How long the run is worth waiting for, in seconds."""
+
+    @property
+    def num_endings(self) -> int:
+        """On how many endings to work ahead while this run is checked; 0: none, 1: the likeliest.
+
+        A run that is ready when it is asked for costs nothing: it is handed over whole.
+        """
 
     def should_continue(self, confidences: Sequence[float]) -> bool:
         """Whether to draft one more token after those with these confidences."""

@@ -55,6 +55,8 @@ class StopBelow:
     """Ends a run whose last confidence is below a limit."""
 
     max_length = 15
+    patience_s = 1.0
+    num_endings = 0
 
     def __init__(self, limit: float) -> None:
         self.limit = limit

@@ -165,6 +165,8 @@ class Halves:
     """Drafts six tokens, checks half of them."""
 
     max_length = 6
+    patience_s = 1.0
+    num_endings = 0
 
     def should_continue(self, confidences: Sequence[float]) -> bool:
         return len(confidences) < self.max_length
