@@ -176,6 +176,14 @@ class Verifier(Protocol):
         sampling does not ask for it.
         """
 
+    def copy_prefix(self, source: int, slot: int, length: int) -> None:
+        """Let the open, empty `slot` hold the first `length` tokens that `source` holds.
+
+        It is then as though the tokens had been fed to it, bit for bit; `source` keeps its own. A
+        source that holds no more than `length` tokens, and never did, can always be copied; one
+        fed much further may have lost what local layers saw there, which is an error.
+        """
+
     def truncate(self, slot: int, length: int) -> None:
         """Forget everything the slot holds beyond its first `length` tokens."""
 

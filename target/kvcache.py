@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from specdec.errors import SpecdecError
-from target.sizes import RunSizes
-from target.vulkan import Device, Region
+from target.sizes import KV_TILE, RunSizes
+from target.vulkan import Device, Recorder, Region
 from target.vulkan.arena import Arena, lay_out
 
 
@@ -27,6 +30,7 @@ class KvCache:
     """
 
     def __init__(self, device: Device, sizes: RunSizes) -> None:
+        self._device = device
         self._sizes = sizes
         layers = range(sizes.shape.num_layers)
         self._arena = Arena(device.memory, _region_bytes(sizes), "kv cache")
@@ -65,12 +69,60 @@ class KvCache:
         held.written = max(held.written, held.length)
         assert held.length <= self._sizes.context_length, "the slot overflows"
 
+    def copy_prefix(self, source: int, slot: int, length: int) -> None:
+        """Let the empty `slot` hold what `source` holds in its first `length` tokens.
+
+        CutTooDeepError where the source's rings no longer have it.
+        """
+        held, copied = self._slots[slot], self._slots[source]
+        assert held.length == 0 and source != slot, f"slot {slot} is not empty"
+        self._check_cut(source, length)
+        if length == 0:
+            return
+        recorder = Recorder(self._device, f"copy of {length} tokens")
+        regions = [*enumerate(self.keys), *enumerate(self.values)]
+        for buffer in {region.buffer for _, region in regions}:
+            parts = [
+                self._prefix_parts(layer, region, source, slot, length)
+                for layer, region in regions
+                if region.buffer is buffer
+            ]
+            recorder.copy_within(buffer, np.concatenate(parts))
+        job = recorder.finish()
+        job.run()
+        job.release()
+        held.length, held.written = length, copied.written
+
+    def _prefix_parts(
+        self, layer: int, region: Region, source: int, slot: int, length: int
+    ) -> NDArray[np.uint64]:
+        """Source offset, destination offset and bytes of each head's prefix of a layer, (N, 3).
+
+        Tiles of 32 positions of one head are contiguous, of keys and of values.
+        """
+        ring = self._sizes.ring(layer)
+        heads = np.arange(self._sizes.shape.num_kv_heads, dtype=np.uint64)
+        head_bytes = region.size_bytes // (self._sizes.num_slots * len(heads))
+        tiles = min(ring // KV_TILE, -(-length // KV_TILE))
+        first = region.offset_bytes + heads * head_bytes
+        slot_bytes = head_bytes * len(heads)
+        sizes = np.full(len(heads), tiles * (head_bytes * KV_TILE // ring), np.uint64)
+        return np.stack((first + source * slot_bytes, first + slot * slot_bytes, sizes), axis=1)
+
     def truncate(self, slot: int, length: int) -> None:
         """Keep the first `length` tokens; CutTooDeepError where a ring no longer has them.
 
         The token that follows sees window - 1 positions before it. Position p is overwritten once
         p + ring has been written.
         """
+        self._check_cut(slot, length)
+        held = self._slots[slot]
+        held.length = length
+        if length == 0:
+            held.written = 0
+
+    def _check_cut(self, slot: int, length: int) -> None:
+        """CutTooDeepError where the rings no longer have what the next token sees."""
         held = self._slots[slot]
         assert 0 <= length <= held.length, f"cut to {length} of {held.length} tokens"
         window = self._sizes.shape.sliding_window
@@ -80,9 +132,6 @@ class KvCache:
                 f"slot {slot} was fed up to {held.written} tokens and cannot be cut to {length}: "
                 f"its rings of {self._ring} hold too little; open the slot again and feed it"
             )
-        held.length = length
-        if length == 0:
-            held.written = 0
 
     def release(self) -> None:
         """Free the memory."""

@@ -74,5 +74,6 @@ def _check_bindings(device: Device, sizes: RunSizes) -> None:
         if size > limit:
             raise DeviceError(
                 f"{name} needs {size} bytes for {sizes.num_slots} x {sizes.context_length} tokens; "
-                f"{device.info.name} binds at most {limit}: use a smaller run.context_length"
+                f"{device.info.name} binds at most {limit}: use a smaller run.context_length "
+                "or run.batch_size"
             )

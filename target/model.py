@@ -14,10 +14,11 @@ from target.kvcache import KvCache
 from target.memory_needs import MemoryNeeds, check_memory, memory_needs
 from target.operators import Operators
 from target.packing import PackedModel, Progress, WeightMap
+from target.pass_sizes import BLOCK_ROWS
 from target.plan import Head, Plan
-from target.sizes import BLOCK_ROWS, KvFormat, RunSizes, fit_prefill
+from target.sizes import KvFormat, RunSizes, fit_rows
 from target.step import StepBuffer
-from target.tuning import PASS_ROWS, Tuning, tuning_for
+from target.tuning import Tuning, tuning_for
 from target.vulkan import Device
 
 _log = logging.getLogger(__name__)
@@ -51,9 +52,10 @@ class VulkanVerifier:
             held.callback(operators.release)
             self._plan = Plan(operators, model, self._cache, self._step)
             held.callback(self._plan.release)
-            for rows in PASS_ROWS:
+            for rows in sizes.pass_sizes:
                 self._plan.record(rows, Head.CHOOSE)
-                self._plan.record(rows, Head.NONE)
+                if rows <= sizes.prefill_rows:
+                    self._plan.record(rows, Head.NONE)
             self._plan.record(sizes.prefill_rows, Head.NONE)
             self._held = held.pop_all()
 
@@ -75,12 +77,12 @@ class VulkanVerifier:
     @property
     def max_pass_tokens(self) -> int:
         """Most tokens that one pass can take, all segments together."""
-        return BLOCK_ROWS
+        return self._sizes.pass_rows
 
     @property
     def pass_sizes(self) -> tuple[int, ...]:
         """Sizes that passes are padded up to."""
-        return PASS_ROWS
+        return self._sizes.pass_sizes
 
     @property
     def memory(self) -> MemoryNeeds:
@@ -97,7 +99,7 @@ class VulkanVerifier:
         self._cache.open(slot)
         self._sampling[slot] = sampling
         head = _head_for([sampling])
-        for rows in PASS_ROWS:
+        for rows in self._sizes.pass_sizes:
             self._plan.record(rows, head)
 
     def length(self, slot: int) -> int:
@@ -148,14 +150,19 @@ class VulkanVerifier:
             held = self._cache.length(segment.slot)
             assert segment.position == held, f"position {segment.position}, slot holds {held}"
             self._cache.append(segment.slot, len(segment.token_ids))
-        rows = next((rows for rows in PASS_ROWS if rows >= count), self._sizes.prefill_rows)
-        assert head is Head.NONE or count <= BLOCK_ROWS, "too many tokens for one pass"
+        sizes = self._sizes
+        rows = next((rows for rows in sizes.pass_sizes if rows >= count), sizes.prefill_rows)
+        assert head is Head.NONE or count <= sizes.pass_rows, "too many tokens for one pass"
         self._step.write(segments, rows)
         self._plan.run(rows, head)
 
     def truncate(self, slot: int, length: int) -> None:
         """Forget what the slot holds beyond `length`; CutTooDeepError where rings lack it."""
         self._cache.truncate(slot, length)
+
+    def copy_prefix(self, source: int, slot: int, length: int) -> None:
+        """Let the empty `slot` hold `source`'s first `length` tokens, as though fed with them."""
+        self._cache.copy_prefix(source, slot, length)
 
     def close(self, slot: int) -> None:
         """Free the slot."""
@@ -185,12 +192,14 @@ def open_verifier(
     *,
     context_length: int,
     num_slots: int = 1,
+    max_pass_tokens: int = BLOCK_ROWS,
     kv: KvFormat = "fp16",
     load: Progress = lambda _done_bytes, _total_bytes: None,
     tuning: Tuning | None = None,
 ) -> VulkanVerifier:
     """Load a model onto a device, which the verifier then owns.
 
+    `max_pass_tokens` is one of PASS_ROWS; where bindings are too small for it, passes are smaller.
     `load` hears the bytes loaded and in all. DeviceError says what is needed and available where
     the device has too little memory; nothing has been loaded then.
     """
@@ -204,6 +213,7 @@ def open_verifier(
         tuning.attention_chunk,
         tuning.attention_rows,
         kv,
+        max_pass_tokens,
     )
-    sizes = fit_prefill(sizes, device.memory.binding_limit_bytes)
+    sizes = fit_rows(sizes, device.memory.binding_limit_bytes)
     return VulkanVerifier(device, sizes, tuning, source, load)

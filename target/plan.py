@@ -21,7 +21,6 @@ from target.kvcache import KvCache
 from target.operators import Operators
 from target.packing import PackedModel
 from target.rope import rope_table
-from target.sizes import BLOCK_ROWS
 from target.step import StepBuffer
 from target.vulkan import Buffer, Job, MemoryKind, Recorder, Region, Transfer
 from target.vulkan.arena import Arena
@@ -83,8 +82,7 @@ class Plan:
     def logits(self, rows: int) -> FloatArray:
         """Logits (rows, V) of the last pass with Head.LOGITS; a copy."""
         assert self._logits is not None and self._logits.view is not None
-        stride = len(self._logits.view) // 4 // BLOCK_ROWS
-        table = self._logits.view.view(np.float32).reshape(BLOCK_ROWS, stride)
+        table = self._logits.view.view(np.float32).reshape(self._sizes.pass_rows, -1)
         return table[:rows, : self._sizes.shape.vocab_size].copy()
 
     def profile_ms(self, rows: int, head: Head) -> dict[str, float]:
@@ -157,7 +155,7 @@ class Plan:
     def _logits_region(self) -> Region:
         if self._logits is None:
             padded = -(-self._sizes.shape.vocab_size // TILE_ROWS) * TILE_ROWS
-            size = 4 * BLOCK_ROWS * padded
+            size = 4 * self._sizes.pass_rows * padded
             self._logits = self._device.memory.allocate(size, MemoryKind.READBACK, "logits")
         return self._logits.whole
 

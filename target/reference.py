@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from specdec.gemma3.reference import Gemma3Reference
 from specdec.sampling import choose, log_probabilities
-from specdec.types import LanguageModel, SamplingParams, Segment
+from specdec.types import SamplingParams, Segment
+from target.pass_sizes import BLOCK_ROWS
 
 
 class ReferenceVerifier:
-    """A Verifier over a language model; chooses with specdec.sampling."""
+    """A Verifier over the numpy model; chooses with specdec.sampling."""
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: Gemma3Reference, max_pass_tokens: int = BLOCK_ROWS) -> None:
         self._model = model
+        self._max_pass_tokens = max_pass_tokens
         self._sampling: dict[int, SamplingParams] = {}
         self._log_probs: dict[int, tuple[float, ...]] = {}  # of the last pass, by slot
 
@@ -34,7 +37,7 @@ class ReferenceVerifier:
     @property
     def max_pass_tokens(self) -> int:
         """Most tokens that one pass takes."""
-        return 16
+        return self._max_pass_tokens
 
     @property
     def pass_sizes(self) -> tuple[int, ...]:
@@ -59,6 +62,10 @@ class ReferenceVerifier:
     def log_probs(self, slot: int) -> tuple[float, ...]:
         """Log-probability of each token that the last pass chose for `slot`, if asked for."""
         return self._log_probs.get(slot, ())
+
+    def copy_prefix(self, source: int, slot: int, length: int) -> None:
+        """Let the empty `slot` hold `source`'s first `length` tokens, as though fed with them."""
+        self._model.copy_prefix(source, slot, length)
 
     def truncate(self, slot: int, length: int) -> None:
         """Forget everything the slot holds beyond its first `length` tokens."""

@@ -8,13 +8,12 @@ from typing import Literal
 
 from specdec.gemma3.shape import GROUP, Gemma3Shape
 from specdec.weights import TILE_ROWS, Bits
-from target.tuning import PASS_ROWS
+from target.pass_sizes import BLOCK_ROWS, PASS_ROWS
 
 KvFormat = Literal["fp16", "int8"]
 
-BLOCK_ROWS = PASS_ROWS[-1]  # rows that share one read of the weights
 _PART_TILES = 16  # parts start at multiples of this many tiles, which every product divides
-_KV_TILE = 32  # cached positions are kept in whole tiles of this many
+KV_TILE = 32  # cached positions are kept in whole tiles of this many
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +28,17 @@ class RunSizes:
     attention_chunk: int
     attention_rows: int
     kv: KvFormat = "fp16"
+    pass_rows: int = BLOCK_ROWS  # of the largest pass that chooses tokens, one of PASS_ROWS
 
     @property
     def max_rows(self) -> int:
         """Rows of the largest pass."""
-        return max(BLOCK_ROWS, self.prefill_rows)
+        return max(self.pass_rows, self.prefill_rows)
+
+    @property
+    def pass_sizes(self) -> tuple[int, ...]:
+        """Sizes of passes that choose tokens, ascending."""
+        return tuple(rows for rows in PASS_ROWS if rows <= self.pass_rows)
 
     def window(self, layer: int) -> int:
         """Positions a layer's token sees; 0 for all."""
@@ -48,7 +53,7 @@ class RunSizes:
         if not self.shape.is_global_layer[layer]:
             needed = min(needed, self.shape.sliding_window + self.max_rows - 1)
         needed = max(needed, self.attention_chunk)  # a chunk wraps around at most once
-        return -(-needed // _KV_TILE) * _KV_TILE
+        return -(-needed // KV_TILE) * KV_TILE
 
     def group_rows(self, rows: int) -> int:
         """Rows of a pass of `rows` that share one read of the cache in attention."""
@@ -79,9 +84,9 @@ class RunSizes:
             "q": 4 * rows * shape.query_size,
             "partials": 4 * partials * shape.head_dim,
             "summaries": 8 * partials,
-            "best_values": 4 * BLOCK_ROWS * vocab_tiles,
-            "best_ids": 4 * BLOCK_ROWS * vocab_tiles,
-            "logits": 4 * BLOCK_ROWS * vocab_tiles * TILE_ROWS,
+            "best_values": 4 * self.pass_rows * vocab_tiles,
+            "best_ids": 4 * self.pass_rows * vocab_tiles,
+            "logits": 4 * self.pass_rows * vocab_tiles * TILE_ROWS,
             "rope_local": 4 * self.context_length * shape.head_dim,
             "rope_global": 4 * self.context_length * shape.head_dim,
         }
@@ -95,14 +100,15 @@ class RunSizes:
         return sizes
 
 
-def fit_prefill(sizes: RunSizes, binding_limit_bytes: int) -> RunSizes:
-    """The same run with prefill chunks small enough that their scratch can be bound."""
-    while (
-        sizes.prefill_rows > BLOCK_ROWS
-        and max(sizes.scratch_bytes().values()) > binding_limit_bytes
-    ):
-        rows = max(BLOCK_ROWS, sizes.prefill_rows // 2 // BLOCK_ROWS * BLOCK_ROWS)
-        sizes = replace(sizes, prefill_rows=rows)
+def fit_rows(sizes: RunSizes, binding_limit_bytes: int) -> RunSizes:
+    """The same run with prefill chunks and passes small enough that their scratch can be bound."""
+    while sizes.max_rows > BLOCK_ROWS and max(sizes.scratch_bytes().values()) > binding_limit_bytes:
+        rows = max(BLOCK_ROWS, sizes.max_rows // 2 // BLOCK_ROWS * BLOCK_ROWS)
+        sizes = replace(
+            sizes,
+            prefill_rows=min(rows, sizes.prefill_rows),
+            pass_rows=max(size for size in sizes.pass_sizes if size <= rows),
+        )
     return sizes
 
 

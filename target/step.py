@@ -7,19 +7,19 @@ and, for local and for global layers alike, the work of attention: the grid {ent
 and entries {first row | number of rows << 16, chunk}: rows of one segment, and a chunk they see.
 For a pass that samples, also
 
-    words[block rows][8]       float32 temperature, ln min_p, top_p; uint32 top_k; uint64 seed, 0
+    words[pass rows][8]        float32 temperature, ln min_p, top_p; uint32 top_k; uint64 seed, 0
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specdec.types import SamplingParams, Segment
-from target.sizes import BLOCK_ROWS, RunSizes
+from target.sizes import RunSizes
 from target.vulkan import Device, MemoryKind, Region
 from target.vulkan.arena import lay_out
 
@@ -41,17 +41,18 @@ class AttentionWork:
         self._grid_words = grid.view.view(np.uint32)
         self._entry_words = entries.view.view(np.uint32).reshape(-1, 2)
 
-    def write(self, groups: Sequence[tuple[int, int, int]]) -> None:
+    def write(self, groups: NDArray[np.int64]) -> None:
         """List the chunks that each group (first row, number of rows, first position) sees."""
-        chunk, count = self._sizes.attention_chunk, 0
-        for first_row, num_rows, position in groups:
-            first_seen = max(0, position - self._window + 1) if self._window else 0
-            first, last = first_seen // chunk, (position + num_rows - 1) // chunk
-            part = self._entry_words[count : count + last - first + 1]
-            part[:, 0] = first_row | num_rows << 16
-            part[:, 1] = np.arange(first, last + 1)
-            count += len(part)
-        self._grid_words[:] = (count, self._sizes.shape.num_kv_heads, 1)
+        first_rows, num_rows, positions = groups.T
+        chunk = self._sizes.attention_chunk
+        first_seen = np.maximum(0, positions - self._window + 1) if self._window else 0 * positions
+        first = first_seen // chunk
+        counts = (positions + num_rows - 1) // chunk - first + 1
+        group = np.arange(len(groups)).repeat(counts)
+        part = self._entry_words[: len(group)]
+        part[:, 0] = (first_rows | num_rows << 16)[group]
+        part[:, 1] = first[group] + _places(counts)
+        self._grid_words[:] = (len(group), self._sizes.shape.num_kv_heads, 1)
 
 
 class StepBuffer:
@@ -64,7 +65,7 @@ class StepBuffer:
         regions = [4 * (_HEADER_WORDS + _ROW_WORDS * sizes.max_rows)]
         for window in windows:
             regions += [12, 8 * sizes.max_rows * (sizes.max_chunks(window) + 1)]
-        regions += [SAMPLING_ROW.itemsize * BLOCK_ROWS]
+        regions += [SAMPLING_ROW.itemsize * sizes.pass_rows]
         layout = lay_out(regions, device.memory.alignment, device.memory.block_limit_bytes)
         self._buffer = device.memory.allocate(layout.total_bytes, MemoryKind.UPLOAD, "step")
         parts = [
@@ -76,10 +77,10 @@ class StepBuffer:
         self.everything = AttentionWork(sizes, windows[1], parts[3], parts[4])
         self.sampling = parts[5]
         self._sampling_rows = parts[5].view.view(SAMPLING_ROW)
-        self._ids = device.memory.allocate(4 * BLOCK_ROWS, MemoryKind.READBACK, "step")
+        self._ids = device.memory.allocate(4 * sizes.pass_rows, MemoryKind.READBACK, "step")
         self.ids = self._ids.whole
         self._id_words = self.ids.view.view(np.uint32)
-        self._scores = device.memory.allocate(4 * BLOCK_ROWS, MemoryKind.READBACK, "step")
+        self._scores = device.memory.allocate(4 * sizes.pass_rows, MemoryKind.READBACK, "step")
         self.log_probs = self._scores.whole
         self._log_prob_floats = self.log_probs.view.view(np.float32)
         words = self.rows.view.view(np.uint32)
@@ -88,20 +89,21 @@ class StepBuffer:
 
     def write(self, segments: Sequence[Segment], num_rows: int) -> None:
         """Lay segments out in rows 0, 1, ... and fill up to `num_rows` with padding rows."""
-        row = 0
-        for segment in segments:
-            count = len(segment.token_ids)
-            part = self._row_words[row : row + count]
-            part[:, 0] = segment.token_ids
-            part[:, 1] = segment.slot
-            part[:, 2] = np.arange(segment.position, segment.position + count)
-            part[:, 3] = row
-            row += count
-        padding = self._row_words[row:num_rows]
+        counts = np.array([len(segment.token_ids) for segment in segments])
+        places = np.array([(segment.slot, segment.position) for segment in segments])
+        of_row, count = np.arange(len(counts)).repeat(counts), int(counts.sum())
+        within = _places(counts)
+        placed = places[of_row]
+        placed[:, 1] += within
+        part = self._row_words[:count]
+        part[:, 0] = [token for segment in segments for token in segment.token_ids]
+        part[:, 1:3] = placed
+        part[:, 3] = np.arange(count) - within
+        padding = self._row_words[count:num_rows]
         padding[:] = (0, 0, _INACTIVE, 0)
-        padding[:, 3] = np.arange(row, num_rows)
-        self._header[0] = row
-        groups = list(_row_groups(segments, self._sizes.group_rows(num_rows)))
+        padding[:, 3] = np.arange(count, num_rows)
+        self._header[0] = count
+        groups = _row_groups(counts, places[:, 1], self._sizes.group_rows(num_rows))
         self.local.write(groups)
         self.everything.write(groups)
 
@@ -137,12 +139,22 @@ def sampling_row(params: SamplingParams) -> NDArray[np.void]:
     return np.array((floats, params.top_k, (params.seed & _SEED, 0)), SAMPLING_ROW)
 
 
-def _row_groups(segments: Sequence[Segment], group_rows: int) -> Iterator[tuple[int, int, int]]:
-    """Up to `group_rows` rows of one segment: first row, number of rows, first position."""
-    row = 0
-    for segment in segments:
-        count = len(segment.token_ids)
-        for offset in range(0, count, group_rows):
-            size = min(group_rows, count - offset)
-            yield row + offset, size, segment.position + offset
-        row += count
+def _row_groups(
+    counts: NDArray[np.int64], positions: NDArray[np.int64], group_rows: int
+) -> NDArray[np.int64]:
+    """Up to `group_rows` rows of a segment each: first row, number of rows, first position (G, 3).
+
+    Segments have `counts` rows and begin at `positions`.
+    """
+    num_groups = -(-counts // group_rows)
+    segment = np.arange(len(counts)).repeat(num_groups)
+    offsets = _places(num_groups) * group_rows
+    first_rows = (counts.cumsum() - counts)[segment] + offsets
+    sizes = np.minimum(group_rows, counts[segment] - offsets)
+    return np.stack((first_rows, sizes, positions[segment] + offsets), axis=1)
+
+
+def _places(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """0 .. counts[0] - 1, 0 .. counts[1] - 1, ..."""
+    starts = counts.cumsum() - counts
+    return np.arange(counts.sum()) - starts.repeat(counts)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from target.pass_sizes import BLOCK_ROWS, PASS_ROWS
 from target.vulkan import DeviceInfo
 
-PASS_ROWS = (1, 2, 4, 8, 16)  # sizes of a pass; a smaller load is padded up to the next
 FORMS = ("lanes", "dot", "matrix")  # of a product, all with the same bits
 MATRICES = ("qkv", "o", "gate_up", "down", "head")
 
@@ -30,7 +30,7 @@ class GemmTuning:
     form: str = ""  # one of FORMS; empty: dot where the device accelerates it, else lanes
     tiles: int = 2  # of 32 rows, for a workgroup or a cluster of 8 lanes
     width: int = 32  # lanes along rows
-    block: int = PASS_ROWS[-1]  # most rows that share one unpacking of the weights
+    block: int = BLOCK_ROWS  # most rows that share one unpacking of the weights
     unroll: int = 1  # groups of K in flight
     subgroup: int = 0  # lanes of a subgroup; 0: the driver's choice
     tokens: int = 16  # matrix form: columns of a product, its depth, and which bits of an element's
@@ -44,7 +44,7 @@ class Tuning:
     """Settings for one device."""
 
     name: str
-    products: Mapping[tuple[str, int], GemmTuning]  # by matrix and rows of the pass, 1 .. 16
+    products: Mapping[tuple[str, int], GemmTuning]  # by matrix and rows of the pass, 1 .. 64
     attention_chunk: int = 64  # keys
     norm_threads: int = 256  # 64 or 256
     attention_rows: int = 4  # that share one read of the cache
@@ -52,8 +52,11 @@ class Tuning:
     prefill_rows: int = 64
 
     def gemm(self, matrix: str, rows: int) -> GemmTuning:
-        """Settings of the product with a matrix of MATRICES, for a pass of `rows`."""
-        return self.products[matrix, min(rows, PASS_ROWS[-1])]
+        """Settings of the product with a matrix of MATRICES, for a pass of `rows`.
+
+        Those of the largest size that divides `rows`: blocks of a product must be whole.
+        """
+        return self.products[matrix, max(size for size in PASS_ROWS if rows % size == 0)]
 
     @property
     def numerics_id(self) -> str:
@@ -77,8 +80,9 @@ def tuning_for(info: DeviceInfo) -> Tuning:
 def parse_tuning(name: str, content: Mapping[str, Any]) -> Tuning:
     """A tuning from a file's content.
 
-    Sections apply in order: [numerics], [speed], then [speed.rowsR] for passes of R rows; within
-    one, `product` sets every matrix product, then a matrix's own table that one.
+    Sections apply in order: [numerics], [speed], then [speed.rowsR] for passes of R rows, where
+    passes of 32 and 64 start from those of 16; within one, `product` sets every matrix product,
+    then a matrix's own table that one.
     """
     numerics, speed = dict(content["numerics"]), dict(content["speed"])
     by_rows = {rows: speed.pop(f"rows{rows}", {}) for rows in PASS_ROWS}
@@ -87,7 +91,8 @@ def parse_tuning(name: str, content: Mapping[str, Any]) -> Tuning:
     for rows in PASS_ROWS:
         for matrix in MATRICES:
             settings: dict[str, Any] = {}
-            for section in (numerics, speed, by_rows[rows]):
+            larger = [by_rows[size] for size in PASS_ROWS if BLOCK_ROWS <= size < rows]
+            for section in (numerics, speed, *larger, by_rows[rows]):
                 settings |= section.get("product", {}) | section.get(matrix, {})
             products[matrix, rows] = GemmTuning(**settings)
     others = {

@@ -53,6 +53,10 @@ class RuleVerifier:
             return ()
         return tuple(-1.0 / (1 + token) for token in self.chosen[slot])
 
+    def copy_prefix(self, source: int, slot: int, length: int) -> None:
+        assert not self.cache[slot] and length <= len(self.cache[source])
+        self.cache[slot] = self.cache[source][:length]
+
     def truncate(self, slot: int, length: int) -> None:
         assert length <= len(self.cache[slot]), "a cache cannot be cut to more than it holds"
         del self.cache[slot][length:]

@@ -52,6 +52,20 @@ def one_by_one(model: LanguageModel, token_ids: list[int]) -> FloatArray:
     return np.concatenate([model.feed(0, [token_id], 1) for token_id in token_ids])
 
 
+def test_a_copied_prefix_is_as_good_as_a_fed_one() -> None:
+    model = from_checkpoint(RandomModel(), SMALL)
+    ids = random_ids(100, SMALL.vocab_size)
+    expected = one_by_one(model, ids)
+    model.copy_prefix(0, 1, 70)
+    model.copy_prefix(0, 2, 0)
+    model.feed(1, [1, 2, 3], 0)
+    model.truncate(1, 70)
+    assert np.array_equal(model.feed(1, ids[70:], 30), expected[70:])
+    assert model.length(0) == 100 and model.length(2) == 0
+    model.truncate(0, 90)
+    assert np.array_equal(model.feed(0, ids[90:], 10), expected[90:])
+
+
 def random_ids(count: int, vocab_size: int) -> list[int]:
     return np.random.default_rng(7).integers(0, vocab_size, count).tolist()
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ if os.environ.get("SPECDEC_TEST_DEVICE") == "none":
 from target.memory_needs import memory_needs
 from target.model import VulkanVerifier, open_verifier
 from target.packing import PackedModel, WeightMap
-from target.sizes import RunSizes, fit_prefill, matrix_parts
+from target.sizes import RunSizes, fit_rows, matrix_parts
 from target.vulkan import Device, Memory, Transfer
 from target.vulkan.arena import lay_out
 
@@ -61,9 +62,14 @@ def test_a_ring_holds_the_window_and_one_chunk() -> None:
 def test_prefill_chunks_shrink_until_their_scratch_can_be_bound() -> None:
     long = RunSizes(SMALL, 8, 1 << 17, 1, 64, 64, 4)
     partials = long.scratch_bytes()["partials"]
-    assert fit_prefill(long, partials).prefill_rows == 64
-    assert fit_prefill(long, partials - 1).prefill_rows == 32
-    assert fit_prefill(long, 1).prefill_rows == 16
+    assert fit_rows(long, partials).prefill_rows == 64
+    assert fit_rows(long, partials - 1).prefill_rows == 32
+    assert fit_rows(long, 1).prefill_rows == 16
+    many = replace(long, pass_rows=64)
+    logits = many.scratch_bytes()["logits"]
+    assert fit_rows(many, max(partials, logits)).pass_rows == 64
+    assert fit_rows(many, partials // 2).pass_rows == 32
+    assert fit_rows(many, 1).pass_rows == 16
 
 
 def test_needs_are_told_before_loading_and_are_what_loading_takes(quiet_device: Device) -> None:
@@ -100,6 +106,12 @@ def test_a_context_too_long_for_a_binding_is_refused(quiet_device: Device) -> No
     shape = with_shape(context_length=1 << 26)
     with pytest.raises(DeviceError, match=r"KV cache of layer 1 needs .*run.context_length"):
         load(quiet_device, RandomModel(shape), context_length=1 << 26)
+
+
+def test_too_many_slots_for_a_binding_are_refused(quiet_device: Device) -> None:
+    with pytest.raises(DeviceError, match=r"KV cache of layer 0 needs .*run.batch_size"):
+        open_verifier(RandomModel(), SMALL, 8, quiet_device, context_length=256, num_slots=1 << 20)
+    assert quiet_device.handle is None
 
 
 def test_a_fault_while_loading_gives_everything_back(quiet_device: Device) -> None:

@@ -36,6 +36,12 @@ class KeyValueCache:
             self._keys = np.pad(self._keys, padding)
             self._values = np.pad(self._values, padding)
 
+    def copy(self) -> KeyValueCache:
+        """A cache of its own with the same content."""
+        copied = KeyValueCache(0, 0, 0)
+        copied._keys, copied._values = self._keys.copy(), self._values.copy()
+        return copied
+
     def write(self, layer: int, position: int, keys: FloatArray, values: FloatArray) -> None:
         """Store keys and values (T, heads, H) from `position` on."""
         stop = position + len(keys)

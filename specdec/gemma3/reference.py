@@ -103,6 +103,12 @@ class Gemma3Reference:
         else:
             self._slots[slot].length = length
 
+    def copy_prefix(self, source: int, slot: int, length: int) -> None:
+        """Let the empty `slot` hold the first `length` tokens that `source` holds."""
+        assert slot not in self._slots and length <= self.length(source)
+        if length:
+            self._slots[slot] = _Slot(self._slots[source].cache.copy(), length)
+
     def _forward(self, slot: int, token_ids: Sequence[int]) -> FloatArray:
         """Append up to _MAX_TOKENS tokens; the residual stream (T, D) after the last layer."""
         shape = self._weights.shape

@@ -140,7 +140,8 @@ def _step_s(drafter: Drafter, bos_id: int) -> float:
 def _pass_times_s(verifier: Verifier, bos_id: int) -> list[float]:
     """Seconds of a pass of 1, 2, ... tokens: the faster of two after a first one."""
     times: dict[int, float] = {}
-    for size in verifier.pass_sizes or _TIMED_SIZES:
+    sizes = verifier.pass_sizes or _TIMED_SIZES
+    for size in (size for size in sizes if size <= verifier.context_length):
         elapsed: list[float] = []
         for _ in range(3):
             verifier.open(_SLOT, _GREEDY)
@@ -149,8 +150,8 @@ def _pass_times_s(verifier: Verifier, bos_id: int) -> list[float]:
             elapsed.append(time.perf_counter() - start)
             verifier.close(_SLOT)
         times[size] = min(elapsed[1:])
-    sizes = sorted(times)
+    timed = sorted(times)
     return [
-        times[next(size for size in sizes if size >= num_tokens)]
-        for num_tokens in range(1, sizes[-1] + 1)
+        times[next(size for size in timed if size >= num_tokens)]
+        for num_tokens in range(1, timed[-1] + 1)
     ]

@@ -27,13 +27,15 @@ def open_target(
     progress: Callable[[int, int], None],
 ) -> Verifier:
     """The target on the configured device; `auto` is Vulkan, or numpy where there is none."""
+    from target.pass_sizes import pass_rows_for
     from target.reference import ReferenceVerifier
 
     device = _open_device(config)
     if device is not None:
         return vulkan_verifier(config, checkpoint, context_length, device, progress)
     shape = replace(checkpoint.info.shape, context_length=context_length)
-    return ReferenceVerifier(from_checkpoint(checkpoint, shape))
+    max_pass_tokens = pass_rows_for(config.run.batch_size)
+    return ReferenceVerifier(from_checkpoint(checkpoint, shape), max_pass_tokens)
 
 
 def vulkan_verifier(
@@ -45,6 +47,7 @@ def vulkan_verifier(
 ) -> VulkanVerifier:
     """A model on a Vulkan device, which it then owns."""
     from target.model import open_verifier
+    from target.pass_sizes import pass_rows_for
 
     return open_verifier(
         checkpoint,
@@ -53,6 +56,7 @@ def vulkan_verifier(
         device,
         context_length=context_length,
         num_slots=config.run.batch_size,
+        max_pass_tokens=pass_rows_for(config.run.batch_size),
         kv="int8" if config.run.kv == "int8" else "fp16",
         load=progress,
     )

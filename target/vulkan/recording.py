@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from specdec.errors import DeviceError
 from target.vulkan.binding import NULL, Handle, check, create, ffi, lib, make, vk
 from target.vulkan.pipelines import Pipeline
 
 if TYPE_CHECKING:
     from target.vulkan.device import Device
-    from target.vulkan.memory import Region
+    from target.vulkan.memory import Buffer, Region
 
 _COMPUTE = vk.VK_PIPELINE_BIND_POINT_COMPUTE
 _SHADER = vk.VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT
 _TRANSFER = vk.VK_PIPELINE_STAGE_TRANSFER_BIT
 _HOST = vk.VK_PIPELINE_STAGE_HOST_BIT
 _SHADER_ACCESS = vk.VK_ACCESS_SHADER_READ_BIT | vk.VK_ACCESS_SHADER_WRITE_BIT
+_TRANSFER_ACCESS = vk.VK_ACCESS_TRANSFER_READ_BIT | vk.VK_ACCESS_TRANSFER_WRITE_BIT
 _WRITES = vk.VK_ACCESS_SHADER_WRITE_BIT | vk.VK_ACCESS_TRANSFER_WRITE_BIT
 
 DEFAULT_TIMEOUT_S = 120.0  # a software device compiles in the first replay of a size
@@ -88,7 +92,7 @@ class Recorder:
 
     def barrier(self) -> None:
         """What shaders wrote before is visible to shaders after."""
-        lib.vkCmdPipelineBarrier(self._cb, _SHADER, _SHADER, 0, 1, self._barrier, 0, NULL, 0, NULL)
+        self._order(_SHADER, _SHADER, self._barrier)
 
     def copy(self, source: Region, destination: Region) -> None:
         """Copy bytes between buffers; both regions have the same size."""
@@ -100,6 +104,23 @@ class Recorder:
             size=source.size_bytes,
         )
         lib.vkCmdCopyBuffer(self._cb, source.buffer.handle, destination.buffer.handle, 1, part)
+
+    def copy_within(self, buffer: Buffer, parts: NDArray[np.uint64]) -> None:
+        """Copy inside a buffer, after what shaders did before and before what they do after.
+
+        `parts` (N, 3): source offset, destination offset, bytes; no two overlap.
+        """
+        copies = ffi.from_buffer("VkBufferCopy[]", np.ascontiguousarray(parts, np.uint64))
+        before = _memory_barrier(vk.VK_ACCESS_SHADER_WRITE_BIT, _TRANSFER_ACCESS)
+        after = _memory_barrier(vk.VK_ACCESS_TRANSFER_WRITE_BIT, _SHADER_ACCESS)
+        self._order(_SHADER, _TRANSFER, before)
+        lib.vkCmdCopyBuffer(self._cb, buffer.handle, buffer.handle, len(parts), copies)
+        self._order(_TRANSFER, _SHADER, after)
+
+    def _order(self, stages_before: int, stages_after: int, barrier: Handle) -> None:
+        lib.vkCmdPipelineBarrier(
+            self._cb, stages_before, stages_after, 0, 1, barrier, 0, NULL, 0, NULL
+        )
 
     def fill(self, region: Region, word: int) -> None:
         """Fill with a 32-bit word."""
@@ -117,9 +138,7 @@ class Recorder:
     def finish(self) -> Job:
         """Close the recording; its results become visible to the host when a replay ends."""
         to_host = _memory_barrier(_WRITES, vk.VK_ACCESS_HOST_READ_BIT)
-        lib.vkCmdPipelineBarrier(
-            self._cb, _SHADER | _TRANSFER, _HOST, 0, 1, to_host, 0, NULL, 0, NULL
-        )
+        self._order(_SHADER | _TRANSFER, _HOST, to_host)
         check(lib.vkEndCommandBuffer(self._cb), f"recording {self._label}")
         return Job(self._device, self._commands, self._label, self._queries, self._num_timestamps)
 

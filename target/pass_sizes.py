@@ -1,0 +1,10 @@
+"""How many rows the passes of a target have; it knows no device and no model."""
+
+BLOCK_ROWS = 16  # a chunk of prefill is a multiple of this many rows
+PASS_ROWS = (1, 2, 4, 8, BLOCK_ROWS, 32, 64)  # sizes of a pass; less is padded up to the next
+
+
+def pass_rows_for(num_sequences: int) -> int:
+    """Rows of the largest pass for so many sequences: a block for each, as far as sizes go."""
+    wanted = min(BLOCK_ROWS * num_sequences, PASS_ROWS[-1])
+    return min(rows for rows in PASS_ROWS if rows >= wanted)
