@@ -21,7 +21,7 @@ _SETTINGS = {  # keys checked like the config key that they override
     "min_p": "sampling.min_p",
     "log_probs": "sampling.log_probs",
 }
-_KEYS = ("prompt", "messages", "id", "stop", *_SETTINGS)
+_KEYS = ("prompt", "messages", "id", "kind", "stop", *_SETTINGS)
 _MESSAGE_KEYS = ("role", "content")
 
 
@@ -40,6 +40,7 @@ class Prompt:
     top_p: float | None = None
     min_p: float | None = None
     log_probs: bool | None = None
+    kind: str = ""  # the kind of text, e.g. `code`, where results are told by kind
 
     @property
     def shown_text(self) -> str:
@@ -53,8 +54,8 @@ def read_prompts(path: Path) -> Iterator[Prompt]:
     """The prompts of a JSONL file, all checked before the first is handed out.
 
     A line is an object with `prompt` (text) or `messages` (a list of {role, content}), and
-    optionally id, max_new_tokens, seed, stop, temperature, top_k, top_p, min_p, log_probs. Without
-    an id the line's number is taken; blank lines are skipped.
+    optionally id, kind, max_new_tokens, seed, stop, temperature, top_k, top_p, min_p, log_probs.
+    Without an id the line's number is taken; blank lines are skipped.
     """
     try:
         data = path.read_bytes()
@@ -108,6 +109,7 @@ def _parse(line: Mapping[str, object], origin: str, number: int) -> Prompt:
         top_p=_number(line, "top_p", origin),
         min_p=_number(line, "min_p", origin),
         log_probs=_flag(line, "log_probs", origin),
+        kind=_text(line.get("kind", ""), origin, "kind"),
     )
 
 

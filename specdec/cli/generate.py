@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from tqdm import tqdm
-
 from specdec.chat import ChatMessage
+from specdec.cli.loading import loading_bar
 from specdec.config import Config, read_config, with_overrides, with_value
 from specdec.engine import Engine
 from specdec.errors import SpecdecError, UsageError
@@ -83,12 +82,7 @@ def run(args: argparse.Namespace) -> int:
     prompts = _prompts(args)
     if "" in args.stop:
         raise UsageError("--stop is empty; give at least one character")
-    with tqdm(unit="B", unit_scale=True, desc="loading", disable=None, delay=1.0) as bar:
-
-        def show_loaded(done_bytes: int, total_bytes: int) -> None:
-            bar.total = total_bytes
-            bar.update(done_bytes - bar.n)
-
+    with loading_bar() as show_loaded:
         engine = load(
             config,
             stop_strings=tuple(args.stop),

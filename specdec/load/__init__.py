@@ -37,6 +37,7 @@ def load(
     stop_token_ids: frozenset[int] = frozenset(),
     controller: Controller | None = None,
     recorder: RoundRecorder | None = None,
+    target: Verifier | None = None,
     progress: Progress = lambda done_bytes, total_bytes: None,
 ) -> Engine:
     """Open models and devices as configured; close the engine (or use `with`) to free them.
@@ -47,6 +48,7 @@ def load(
         stop_token_ids: tokens that end it.
         controller: decides draft lengths in place of the configured one.
         recorder: is told of every round; the engine releases it.
+        target: an open target of these settings; the engine releases it (see `borrowed`).
         progress: hears the bytes of weights loaded onto the device so far, and in all.
 
     Raises UsageError for settings that contradict each other, ModelError for an unusable model,
@@ -58,7 +60,7 @@ def load(
     tokenizer = open_tokenizer(checkpoint)
     recorders = [recorder] if recorder else []
     with ExitStack() as held:
-        verifier = open_target(config, checkpoint, context_length, progress)
+        verifier = target or open_target(config, checkpoint, context_length, progress)
         held.callback(verifier.release)
         drafter = open_drafter(config, checkpoint, context_length, verifier)
         if controller is None:
@@ -67,6 +69,14 @@ def load(
         held.pop_all()
     defaults = _defaults(config, checkpoint, stop_strings, stop_token_ids)
     return Engine(verifier, drafter, controller, tokenizer, defaults, recorders)
+
+
+def load_target(
+    config: Config, progress: Progress = lambda done_bytes, total_bytes: None
+) -> Verifier:
+    """Open the target alone: engines that generate in turn can borrow it."""
+    checkpoint = open_checkpoint(model_dir(config.target.model, "target"))
+    return open_target(config, checkpoint, _context_length(config, checkpoint), progress)
 
 
 def _check(config: Config) -> None:
