@@ -53,10 +53,10 @@ class VulkanVerifier:
             self._plan = Plan(operators, model, self._cache, self._step)
             held.callback(self._plan.release)
             for rows in sizes.pass_sizes:
-                self._plan.record(rows, Head.CHOOSE)
+                self._record(rows, Head.CHOOSE)
                 if rows <= sizes.prefill_rows:
-                    self._plan.record(rows, Head.NONE)
-            self._plan.record(sizes.prefill_rows, Head.NONE)
+                    self._record(rows, Head.NONE)
+            self._record(sizes.prefill_rows, Head.NONE)
             self._held = held.pop_all()
 
     @property
@@ -100,7 +100,7 @@ class VulkanVerifier:
         self._sampling[slot] = sampling
         head = _head_for([sampling])
         for rows in self._sizes.pass_sizes:
-            self._plan.record(rows, head)
+            self._record(rows, head)
 
     def length(self, slot: int) -> int:
         """Number of tokens the slot holds; 0 for a closed one."""
@@ -141,8 +141,12 @@ class VulkanVerifier:
     def profile_ms(self, segments: Sequence[Segment]) -> dict[str, float]:
         """Milliseconds by operation of one greedy pass, the most first; the slots keep nothing."""
         rows = sum(len(segment.token_ids) for segment in segments)
-        self._step.write(segments, rows)
-        return self._plan.profile_ms(rows, Head.CHOOSE)
+        group_rows = self._step.write(segments, rows)
+        return self._plan.profile_ms(rows, group_rows, Head.CHOOSE)
+
+    def _record(self, rows: int, head: Head) -> None:
+        """Prepare the pass of one segment; those of several are recorded when they first come."""
+        self._plan.record(rows, self._sizes.group_rows([rows]), head)
 
     def _feed(self, segments: Sequence[Segment], head: Head) -> None:
         count = sum(len(segment.token_ids) for segment in segments)
@@ -153,8 +157,8 @@ class VulkanVerifier:
         sizes = self._sizes
         rows = next((rows for rows in sizes.pass_sizes if rows >= count), sizes.prefill_rows)
         assert head is Head.NONE or count <= sizes.pass_rows, "too many tokens for one pass"
-        self._step.write(segments, rows)
-        self._plan.run(rows, head)
+        group_rows = self._step.write(segments, rows)
+        self._plan.run(rows, group_rows, head)
 
     def truncate(self, slot: int, length: int) -> None:
         """Forget what the slot holds beyond `length`; CutTooDeepError where rings lack it."""

@@ -94,15 +94,20 @@ class Operators:
         self._dispatch(recorder, program, regions, grid, push)
 
     def attention(
-        self, recorder: Recorder, rows: int, layer: int, grid: Region, regions: Sequence[Region]
+        self,
+        recorder: Recorder,
+        group_rows: int,
+        layer: int,
+        grid: Region,
+        regions: Sequence[Region],
     ) -> None:
-        """Partial sums over chunks of keys.
+        """Partial sums over chunks of keys, of up to `group_rows` rows at once.
 
         Regions: step, queries, keys, values, partials (2), work list.
         """
         constants = self._head_constants()
         constants["CHUNK"] = self.tuning.attention_chunk
-        constants["ROWS"] = self.sizes.group_rows(rows)
+        constants["ROWS"] = group_rows
         constants["SHUFFLE"] = self.tuning.attention_shuffle
         program = self._program("attention", self._kv_defines(), constants)
         window = self.sizes.window(layer)

@@ -48,7 +48,7 @@ class Plan:
         self._step = step
         self._sizes = operators.sizes
         self._device = operators.device
-        self._jobs: dict[tuple[int, Head], Job] = {}
+        self._jobs: dict[tuple[int, int, Head], Job] = {}
         self._logits: Buffer | None = None
         wanted = self._sizes.scratch_bytes()
         self._arena = Arena(self._device.memory, list(wanted.values()), "scratch")
@@ -66,18 +66,21 @@ class Plan:
             transfer.write(self._scratch[name], table)
         transfer.flush()
 
-    def record(self, rows: int, head: Head) -> Job:
-        """The job for a pass of `rows`, recorded when first asked for."""
-        key = (rows, head)
+    def record(self, rows: int, group_rows: int, head: Head) -> Job:
+        """The job for a pass of `rows`, recorded when first asked for.
+
+        `group_rows` of them at most share one read of the cache (RunSizes.group_rows).
+        """
+        key = (rows, group_rows, head)
         if key not in self._jobs:
             recorder = Recorder(self._device, f"pass of {rows} rows, head {head.value}")
-            self.write(recorder, rows, head, lambda _: None)
+            self.write(recorder, rows, group_rows, head, lambda _: None)
             self._jobs[key] = recorder.finish()
         return self._jobs[key]
 
-    def run(self, rows: int, head: Head) -> None:
+    def run(self, rows: int, group_rows: int, head: Head) -> None:
         """Replay a pass over what the step buffer says."""
-        self.record(rows, head).run()
+        self.record(rows, group_rows, head).run()
 
     def logits(self, rows: int) -> FloatArray:
         """Logits (rows, V) of the last pass with Head.LOGITS; a copy."""
@@ -85,7 +88,7 @@ class Plan:
         table = self._logits.view.view(np.float32).reshape(self._sizes.pass_rows, -1)
         return table[:rows, : self._sizes.shape.vocab_size].copy()
 
-    def profile_ms(self, rows: int, head: Head) -> dict[str, float]:
+    def profile_ms(self, rows: int, group_rows: int, head: Head) -> dict[str, float]:
         """Milliseconds by operation of a pass over what the step buffer says, the most first."""
         names: list[str] = []
         recorder = Recorder(self._device, "profile", 16 * (self._sizes.shape.num_layers + 1))
@@ -95,7 +98,7 @@ class Plan:
             recorder.timestamp(len(names))
 
         recorder.timestamp(0)
-        self.write(recorder, rows, head, mark)
+        self.write(recorder, rows, group_rows, head, mark)
         job = recorder.finish()
         job.run()
         times_s = job.timestamps_s(len(names) + 1)
@@ -106,7 +109,14 @@ class Plan:
         ordered = sorted(sums.items(), key=lambda item: -item[1])
         return {name: round(value, 4) for name, value in ordered}
 
-    def write(self, recorder: Recorder, rows: int, head: Head, mark: Callable[[str], None]) -> None:
+    def write(
+        self,
+        recorder: Recorder,
+        rows: int,
+        group_rows: int,
+        head: Head,
+        mark: Callable[[str], None],
+    ) -> None:
         """Append a whole pass; `mark` is called with the name of each operation after it."""
         operators, scratch, model = self._operators, self._scratch, self._model
         hidden = self._pair("hidden")
@@ -117,7 +127,7 @@ class Plan:
         recorder.barrier()
         mark("embed")
         for layer in range(self._sizes.shape.num_layers):
-            self._attention(recorder, rows, layer, mark)
+            self._attention(recorder, rows, group_rows, layer, mark)
             self._feed_forward(recorder, rows, layer, mark)
         self._head(recorder, rows, head, mark)
 
@@ -160,7 +170,12 @@ class Plan:
         return self._logits.whole
 
     def _attention(
-        self, recorder: Recorder, rows: int, layer: int, mark: Callable[[str], None]
+        self,
+        recorder: Recorder,
+        rows: int,
+        group_rows: int,
+        layer: int,
+        mark: Callable[[str], None],
     ) -> None:
         """Attention of a layer, added to x; ends with the quantised input of its second half."""
         operators, scratch, model, step = self._operators, self._scratch, self._model, self._step
@@ -180,7 +195,7 @@ class Plan:
         mark("qk_norm_rope")
         work = step.everything if is_global else step.local
         regions = [step.rows, q, keys, values, *partials, work.entries]
-        operators.attention(recorder, rows, layer, work.grid, regions)
+        operators.attention(recorder, group_rows, layer, work.grid, regions)
         recorder.barrier()
         mark("attention")
         regions = [step.rows, *partials, *self._pair("mixed")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -55,9 +55,19 @@ class RunSizes:
         needed = max(needed, self.attention_chunk)  # a chunk wraps around at most once
         return -(-needed // KV_TILE) * KV_TILE
 
-    def group_rows(self, rows: int) -> int:
-        """Rows of a pass of `rows` that share one read of the cache in attention."""
-        return min(rows, self.attention_rows)
+    def group_rows(self, counts: Sequence[int]) -> int:
+        """Rows that share one read of the cache in attention, for segments of `counts` rows.
+
+        Each group computes as many rows, whether it has them or not; its read costs about as much
+        as two.
+        """
+        options = [self.attention_rows >> halvings for halvings in range(8)]
+        costs = {
+            size: (2 + size) * sum(-(-count // size) for count in counts)
+            for size in options
+            if size
+        }
+        return min(costs, key=lambda size: costs[size])  # of equals the first, the largest
 
     def max_chunks(self, window: int) -> int:
         """Most attention chunks that one token sees keys in."""

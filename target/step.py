@@ -87,8 +87,11 @@ class StepBuffer:
         self._header = words[:_HEADER_WORDS]
         self._row_words = words[_HEADER_WORDS:].reshape(sizes.max_rows, _ROW_WORDS)
 
-    def write(self, segments: Sequence[Segment], num_rows: int) -> None:
-        """Lay segments out in rows 0, 1, ... and fill up to `num_rows` with padding rows."""
+    def write(self, segments: Sequence[Segment], num_rows: int) -> int:
+        """Lay segments out in rows 0, 1, ... and fill up to `num_rows` with padding rows.
+
+        Returns how many rows at most share one read of the cache in attention.
+        """
         counts = np.array([len(segment.token_ids) for segment in segments])
         places = np.array([(segment.slot, segment.position) for segment in segments])
         of_row, count = np.arange(len(counts)).repeat(counts), int(counts.sum())
@@ -103,9 +106,11 @@ class StepBuffer:
         padding[:] = (0, 0, _INACTIVE, 0)
         padding[:, 3] = np.arange(count, num_rows)
         self._header[0] = count
-        groups = _row_groups(counts, places[:, 1], self._sizes.group_rows(num_rows))
+        group_rows = self._sizes.group_rows(counts.tolist())
+        groups = _row_groups(counts, places[:, 1], group_rows)
         self.local.write(groups)
         self.everything.write(groups)
+        return group_rows
 
     def write_sampling(
         self, segments: Sequence[Segment], sampling: Mapping[int, SamplingParams]

@@ -59,6 +59,11 @@ def test_a_ring_holds_the_window_and_one_chunk() -> None:
     assert sizes(num_slots=3).kv_region_bytes(1) == 3 * 64 * 256 * 2
 
 
+def test_attention_computes_few_rows_that_are_not_there() -> None:
+    counts = [[1], [2], [3], [5], [16], [1] * 20, [2] * 8, [4] * 8, [1] * 30 + [34], [15, 1]]
+    assert [sizes().group_rows(c) for c in counts] == [1, 2, 4, 4, 4, 1, 2, 4, 2, 4]
+
+
 def test_prefill_chunks_shrink_until_their_scratch_can_be_bound() -> None:
     long = RunSizes(SMALL, 8, 1 << 17, 1, 64, 64, 4)
     partials = long.scratch_bytes()["partials"]
