@@ -177,11 +177,9 @@ class Verifier(Protocol):
         """
 
     def copy_prefix(self, source: int, slot: int, length: int) -> None:
-        """Let the open, empty `slot` hold the first `length` tokens that `source` holds.
+        """Let the open, empty `slot` hold `source`'s first `length` tokens, as though fed with them.
 
-        It is then as though the tokens had been fed to it, bit for bit; `source` keeps its own. A
-        source that holds no more than `length` tokens, and never did, can always be copied; one
-        fed much further may have lost what local layers saw there, which is an error.
+        An error where `source` was fed much further: local layers have lost what they saw there.
         """
 
     def truncate(self, slot: int, length: int) -> None:
