@@ -177,7 +177,7 @@ class Verifier(Protocol):
         """
 
     def copy_prefix(self, source: int, slot: int, length: int) -> None:
-        """Let the open, empty `slot` hold `source`'s first `length` tokens, as though fed with them.
+        """Let the open, empty `slot` hold `source`'s first `length` tokens, as if fed with them.
 
         An error where `source` was fed much further: local layers have lost what they saw there.
         """
