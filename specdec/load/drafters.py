@@ -96,13 +96,13 @@ def _fastest(
     """The draft model where it pays, copies of earlier text, or nothing."""
     from draft.ngram import NgramDrafter
 
-    model = _cheapest_model(config, draft, length)
-    step_s = _step_s(model, target.info.bos_id)
+    model = cheapest_model(config, draft, length)
+    step_s = draft_step_s(model, target.info.bos_id)
     options = [
         DraftOption(model.device, step_s, MODEL_ACCEPTANCE),
         DraftOption("ngram", 0.0, COPY_ACCEPTANCE),
     ]
-    chosen, reason = select(options, _pass_times_s(verifier, target.info.bos_id))
+    chosen, reason = select(options, pass_times_s(verifier, target.info.bos_id))
     _log.info("draft.device = auto takes %s; %s", chosen, reason)
     if chosen == model.device:
         return model
@@ -110,7 +110,7 @@ def _fastest(
     return NgramDrafter() if chosen == "ngram" else None
 
 
-def _cheapest_model(config: Config, draft: Checkpoint, length: int) -> Drafter:
+def cheapest_model(config: Config, draft: Checkpoint, length: int) -> Drafter:
     """The draft model on ONNX Runtime where that is installed, else on the numpy reference."""
     if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnx"):
         try:
@@ -122,7 +122,7 @@ def _cheapest_model(config: Config, draft: Checkpoint, length: int) -> Drafter:
     return _model_drafter(config, "reference", draft, length)
 
 
-def _step_s(drafter: Drafter, bos_id: int) -> float:
+def draft_step_s(drafter: Drafter, bos_id: int) -> float:
     """Seconds of a draft step, the faster of two short runs after a first one."""
     elapsed: list[float] = []
     tokens = [bos_id] * 8
@@ -137,7 +137,7 @@ def _step_s(drafter: Drafter, bos_id: int) -> float:
     return min(elapsed[1:])
 
 
-def _pass_times_s(verifier: Verifier, bos_id: int) -> list[float]:
+def pass_times_s(verifier: Verifier, bos_id: int) -> list[float]:
     """Seconds of a pass of 1, 2, ... tokens: the faster of two after a first one."""
     times: dict[int, float] = {}
     sizes = verifier.pass_sizes or _TIMED_SIZES

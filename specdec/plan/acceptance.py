@@ -1,0 +1,141 @@
+"""How often drafts are accepted, by kind of text: from traces or a given rate; it times nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from specdec.assets import asset_dir
+from specdec.controller import AdaptiveLength, FixedLength
+from specdec.costs import Costs, CostTable
+from specdec.errors import UsageError
+from specdec.plan.figures import Label
+from specdec.replay import ReplayedRound, replay, total_s
+from specdec.traces import Trace, load_traces
+from specdec.types import Controller
+
+MAX_DRAFT = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Text made at some draft length, or by the adaptive controller."""
+
+    tokens_per_pass: float
+    tokens_per_s: float
+
+
+class AcceptanceModel(Protocol):
+    """Answers for one machine's costs what each way of drafting yields."""
+
+    @property
+    def label(self) -> Label:
+        """Of the acceptance itself."""
+
+    @property
+    def source(self) -> str:
+        """Where it comes from."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of text it tells apart."""
+
+    def fixed(self, kind: str, draft_length: int, costs: CostTable) -> Outcome:
+        """Every run as long as `draft_length`."""
+
+    def adaptive(self, costs: CostTable) -> Mapping[str, Outcome]:
+        """`speculation.mode = auto` by kind; empty where this cannot be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantAcceptance:
+    """Each draft token is accepted with the same probability, whatever came before.
+
+    E(a, k) = (1 - a^(k+1)) / (1 - a) tokens a pass (Leviathan et al. 2022, arXiv 2211.17192).
+    """
+
+    rate: float
+    label: Label = "assumed"
+    source: str = "given by --acceptance"
+    kinds: tuple[str, ...] = ("all",)
+
+    def fixed(self, kind: str, draft_length: int, costs: CostTable) -> Outcome:
+        """In closed form."""
+        tokens = sum(self.rate**j for j in range(draft_length + 1))
+        return Outcome(tokens, tokens / costs.round_s(draft_length, draft_length))
+
+    def adaptive(self, costs: CostTable) -> Mapping[str, Outcome]:
+        """With no margin to go by, the best fixed length is all there is."""
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class TraceAcceptance:
+    """Recorded runs, replayed exactly."""
+
+    traces: tuple[Trace, ...]
+    source: str
+    label: Label = "measured"
+    _passes: dict[tuple[str, int], tuple[int, list[ReplayedRound]]] = field(default_factory=dict)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of the recorded texts."""
+        return tuple(sorted({trace.kind for trace in self.traces}))
+
+    def fixed(self, kind: str, draft_length: int, costs: CostTable) -> Outcome:
+        """What is accepted at a fixed length does not depend on costs: replayed once, then kept."""
+        key = (kind, draft_length)
+        if key not in self._passes:
+            own = [trace for trace in self.traces if trace.kind == kind]
+            controller = FixedLength(draft_length)
+            made = [done for trace in own for done in self._replayed(trace, controller, costs)]
+            self._passes[key] = sum(len(trace.margins) for trace in own), made
+        num_tokens, rounds = self._passes[key]
+        elapsed_s = sum(costs.round_s(done.num_drafted, done.num_checked) for done in rounds)
+        return Outcome(num_tokens / len(rounds), num_tokens / elapsed_s)
+
+    def adaptive(self, costs: CostTable) -> Mapping[str, Outcome]:
+        """One controller that meets the texts as they were recorded, knowing nothing at first."""
+        controller = AdaptiveLength(Costs(MAX_DRAFT + 1), MAX_DRAFT)
+        tokens: Counter[str] = Counter()
+        rounds: dict[str, list[ReplayedRound]] = {kind: [] for kind in self.kinds}
+        for trace in self.traces:
+            rounds[trace.kind] += self._replayed(trace, controller, costs)
+            tokens[trace.kind] += len(trace.margins)
+        return {
+            kind: Outcome(tokens[kind] / len(done), tokens[kind] / total_s(done))
+            for kind, done in rounds.items()
+        }
+
+    def _replayed(
+        self, trace: Trace, controller: Controller, costs: CostTable
+    ) -> list[ReplayedRound]:
+        longest = min(MAX_DRAFT, costs.longest_run)
+        return replay(trace, controller, lambda _: costs, longest)
+
+
+def shipped_traces() -> list[Trace]:
+    """Greedy traces of the embedded pair."""
+    return _greedy(load_traces(asset_dir("benchmarks/traces") / "embedded.npz"))
+
+
+def read_traces(paths: Sequence[Path]) -> list[Trace]:
+    """Greedy traces of files made by benchmarks/record_traces.py."""
+    traces: list[Trace] = []
+    for path in paths:
+        try:
+            traces += load_traces(path)
+        except (OSError, ValueError, KeyError) as error:
+            raise UsageError(f"cannot read traces {str(path)!r}: {error}") from error
+    greedy = _greedy(traces)
+    if not greedy:
+        raise UsageError("the traces hold no greedy text: record some at temperature 0")
+    return greedy
+
+
+def _greedy(traces: Sequence[Trace]) -> list[Trace]:
+    return [trace for trace in traces if trace.temperature == 0.0]
