@@ -3,10 +3,10 @@
     python benchmarks/check_plan.py
     python benchmarks/check_plan.py --set target.device=H100 --prompts-per-kind 4
 
-1. Costs are measured by rounds of changing length, and acceptance by recording the draft's whole
-   chain at every position, on the prompts in question.
-2. The plan forecasts tokens per second, plain, at fixed lengths and adaptive, from these alone.
-3. The same prompts run live in these configurations, taking turns; outputs must be equal.
+Acceptance is measured by recording the draft's whole chain at every position of the prompts' text.
+Then the same prompts run live, plain, at fixed lengths and adaptive, taking turns with rounds of
+changing length that costs are measured by, so that a slow moment of the machine hits all alike. The
+plan forecasts tokens per second from acceptance and costs alone; outputs must be equal.
 
 Prints a table and, as its last line, one JSON object; fails where forecast and measurement differ
 by more than 10 per cent or an output differs.
@@ -55,13 +55,9 @@ def read_requests(args: argparse.Namespace) -> list[specdec.Prompt]:
     ]
 
 
-def measured_costs(config: specdec.Config, prompts: list[specdec.Prompt]) -> CostTable:
-    """What passes and draft steps take, in these very texts."""
-    controller = Cycle()
-    with specdec.load(config, controller=controller) as engine:
-        list(engine.generate(prompts))
-        is_padded = not engine.target_device.startswith("reference")
-    found = table(controller.reports, is_padded)
+def cost_table(cycle: Cycle, is_padded: bool) -> CostTable:
+    """What passes and draft steps took in these very texts."""
+    found = table(cycle.reports, is_padded)
     pass_s = found["pass_s"]
     assert isinstance(pass_s, list)
     rest = (float(str(found[name])) for name in ("draft_step_s", "draft_fixed_s", "other_s"))
@@ -83,12 +79,16 @@ def live(
     settings: dict[str, list[str]],
     prompts: list[specdec.Prompt],
     turns: int,
-) -> tuple[dict[str, float], bool]:
-    """Median tokens per second by setting, all taking turns, and whether outputs are equal."""
+) -> tuple[dict[str, float], CostTable, bool]:
+    """Median tokens per second by setting, costs, and whether outputs are equal."""
+    cycle = Cycle()
     rates: dict[str, list[float]] = {name: [] for name in settings}
     texts: dict[str, tuple[int, ...]] = {}
     is_equal = True
     for _ in range(turns):
+        with specdec.load(config, controller=cycle) as engine:
+            list(engine.generate(prompts))
+            is_padded = engine.target_device != "reference"
         for name, overrides in settings.items():
             with specdec.load(specdec.with_overrides(config, overrides)) as engine:
                 list(engine.generate([replace(prompts[0], id="warm-up", max_new_tokens=16)]))
@@ -98,7 +98,8 @@ def live(
                 total.add(result.stats)
                 is_equal &= texts.setdefault(result.id, result.token_ids) == result.token_ids
             rates[name].append(total.tokens_per_s)
-    return {name: statistics.median(values) for name, values in rates.items()}, is_equal
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    return medians, cost_table(cycle, is_padded), is_equal
 
 
 def forecast(acceptance: TraceAcceptance, costs: CostTable) -> dict[str, float]:
@@ -129,8 +130,7 @@ def main() -> int:
     defaults = [f"run.max_new_tokens={args.max_new_tokens}", "draft.device=cpu", *args.set]
     config = specdec.with_overrides(specdec.Config(), defaults)
     prompts = read_requests(args)
-    costs = measured_costs(config, prompts)
-    predicted = forecast(measured_acceptance(config, prompts), costs)
+    acceptance = measured_acceptance(config, prompts)
     settings = {
         "plain": ["speculation.mode=off"],
         **{
@@ -139,7 +139,8 @@ def main() -> int:
         },
         "auto": ["speculation.mode=auto"],
     }
-    measured, is_equal = live(config, settings, prompts, args.repeat)
+    measured, costs, is_equal = live(config, settings, prompts, args.repeat)
+    predicted = forecast(acceptance, costs)
     rows = {
         name: {
             "forecast": round(predicted[name], 2),
