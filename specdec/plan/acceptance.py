@@ -12,12 +12,14 @@ from specdec.assets import asset_dir
 from specdec.controller import AdaptiveLength, FixedLength
 from specdec.costs import Costs, CostTable
 from specdec.errors import UsageError
+from specdec.level import WINDOW
 from specdec.plan.figures import Label
 from specdec.replay import ReplayedRound, replay, total_s
 from specdec.traces import Trace, load_traces
 from specdec.types import Controller
 
 MAX_DRAFT = 15
+_LEARNED_SIZES = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +101,8 @@ class TraceAcceptance:
         return Outcome(num_tokens / len(rounds), num_tokens / elapsed_s)
 
     def adaptive(self, costs: CostTable) -> Mapping[str, Outcome]:
-        """One controller that meets the texts as they were recorded, knowing nothing at first."""
-        controller = AdaptiveLength(Costs(MAX_DRAFT + 1), MAX_DRAFT)
+        """One controller that meets the texts as they were recorded, its costs kept from before."""
+        controller = AdaptiveLength(_known(costs), MAX_DRAFT)
         tokens: Counter[str] = Counter()
         rounds: dict[str, list[ReplayedRound]] = {kind: [] for kind in self.kinds}
         for trace in self.traces:
@@ -116,6 +118,20 @@ class TraceAcceptance:
     ) -> list[ReplayedRound]:
         longest = min(MAX_DRAFT, costs.longest_run)
         return replay(trace, controller, lambda _: costs, longest)
+
+
+def _known(costs: CostTable) -> Costs:
+    """Costs as an earlier run on the same machine has left them."""
+    learned = Costs(MAX_DRAFT + 1)
+    sizes = [size for size in _LEARNED_SIZES if size < len(costs.pass_s)]
+    learned.restore(
+        {size: (costs.pass_s[size], 0.0, WINDOW) for size in sizes},
+        slope_s=0.0,
+        draft_fixed_s=costs.draft_fixed_s,
+        draft_step_s=costs.draft_step_s,
+        other_s=costs.other_s,
+    )
+    return learned
 
 
 def shipped_traces() -> list[Trace]:

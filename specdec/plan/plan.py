@@ -48,28 +48,34 @@ def make_plan(
     """Forecast everything; without a `machine` the costs are measured ones of this one."""
     streams = stream_forecasts(costs.table, costs.draft, acceptance, hit_rate)
     pass_s = _pass_times(machine, workload, costs)
-    most = max(pass_s)
-    slope_s = 0.0  # of each further sequence's cache
-    if machine is not None:
-        slope_s = workload.kv_read_bytes / machine.value("read_gb_s") / 1e9
-    per_pass = [stream.tokens_per_pass for stream in streams]
-    mean = [sum(column) / len(streams) for column in zip(*per_pass, strict=True)]
-    batches = list(
-        batch_forecasts(
-            [size for size in _BATCHES if size <= most],
-            lambda rows, sequences: pass_s[padded(rows)] + (sequences - 1) * slope_s,
-            costs.draft,
-            mean,
-            lambda size: workload.weights_bytes + size * workload.kv_held_bytes,
-            most,
-            int(machine.value("memory_gib") * 2**30) if machine else None,
-        )
-    )
+    batches = _batches(machine, workload, costs, streams, pass_s)
     moved = workload.weights_bytes + workload.kv_read_bytes
     bus = machine.value("bus_gb_s") if machine else None
-    cost = pass_cost(machine, workload, 1).num_operations if machine else 0
-    figures = dict(machine.figures) if machine else {}
-    figures |= {
+    return Plan(
+        machine.title if machine else "this machine",
+        _figures(machine, costs, acceptance, streams, hit_rate),
+        workload.weights_bytes,
+        moved,
+        pass_cost(machine, workload, 1).num_operations if machine else 0,
+        pass_s,
+        _measured_sizes(machine, workload, pass_s),
+        streams,
+        batches,
+        [verdict for goal in goals for verdict in verdicts(goal, bus, moved, streams, batches)],
+    )
+
+
+def _figures(
+    machine: PlanMachine | None,
+    costs: PlanCosts,
+    acceptance: AcceptanceModel,
+    streams: Sequence[StreamForecast],
+    hit_rate: float,
+) -> dict[str, Figure]:
+    """Everything that the forecasts rest on."""
+    mean = _mean_tokens_per_pass(streams)
+    return {
+        **(machine.figures if machine else {}),
         "pass_s": costs.passes,
         "draft_step_s": costs.draft_step,
         f"tokens_per_pass_at_{len(mean) - 1}": Figure(
@@ -77,17 +83,36 @@ def make_plan(
         ),
         "hit_rate": Figure(hit_rate, "assumed", "of branches drafted during a pass"),
     }
-    return Plan(
-        machine.title if machine else "this machine",
-        figures,
-        workload.weights_bytes,
-        moved,
-        cost,
-        pass_s,
-        _measured_sizes(machine, workload, pass_s),
-        streams,
-        batches,
-        [verdict for goal in goals for verdict in verdicts(goal, bus, moved, streams, batches)],
+
+
+def _mean_tokens_per_pass(streams: Sequence[StreamForecast]) -> list[float]:
+    """Over kinds of text, by draft length."""
+    per_pass = [stream.tokens_per_pass for stream in streams]
+    return [sum(column) / len(streams) for column in zip(*per_pass, strict=True)]
+
+
+def _batches(
+    machine: PlanMachine | None,
+    workload: Workload,
+    costs: PlanCosts,
+    streams: Sequence[StreamForecast],
+    pass_s: Mapping[int, float],
+) -> list[BatchForecast]:
+    """Batches up to the largest pass whose time is known."""
+    most = max(pass_s)
+    slope_s = 0.0  # of each further sequence's cache
+    if machine is not None:
+        slope_s = workload.kv_read_bytes / machine.value("read_gb_s") / 1e9
+    return list(
+        batch_forecasts(
+            [size for size in _BATCHES if size <= most],
+            lambda rows, sequences: pass_s[padded(rows)] + (sequences - 1) * slope_s,
+            costs.draft,
+            _mean_tokens_per_pass(streams),
+            lambda size: workload.weights_bytes + size * workload.kv_held_bytes,
+            most,
+            int(machine.value("memory_gib") * 2**30) if machine else None,
+        )
     )
 
 
