@@ -15,6 +15,7 @@ from specdec.checkpoint import open_checkpoint
 from specdec.cli.loading import loading_bar
 from specdec.compare.contenders import Contender, contenders_of
 from specdec.compare.measure import Run, open_entrants, run_all, warm_up
+from specdec.compare.page import page
 from specdec.compare.prompt_sets import (
     PromptSets,
     chosen,
@@ -91,12 +92,13 @@ def run(args: argparse.Namespace) -> int:
     plan: dict[str, object] = {name: getattr(args, name) for name in _SIZES}
     result = to_json(comparison, plan | {"target": base.target.model, "draft": base.draft.model})
     text = json.dumps(result, ensure_ascii=False)
-    path = args.output.with_name(args.output.name + ".json")
-    path.write_text(text + "\n", encoding="utf-8")
+    for ending, content in ((".json", f"{text}\n"), (".html", page(result))):
+        path = args.output.with_name(args.output.name + ending)
+        path.write_text(content, encoding="utf-8")
+        print(f"specdec: wrote {path}", file=sys.stderr)
     print(table(comparison), file=sys.stderr if args.json else sys.stdout)
     if args.json:
         print(text)
-    print(f"specdec: wrote {path}", file=sys.stderr)
     return 1 if comparison.differences else 0
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from specdec.compare.estimates import Estimate
 from specdec.compare.result import Comparison, Row, Sample
+from specdec.compare.times import ms_per_token
 from specdec.cost_cache import processor_name
 
 
@@ -46,6 +47,7 @@ def _row_json(row: Row) -> dict[str, object]:
         "tokens_per_s": _estimate_json(row.tokens_per_s),
         "ratio": _estimate_json(row.ratio) if row.ratio else None,
         "passes_by_tokens": list(row.passes_by_tokens),
+        "ms_per_token": {name: round(ms, 4) for name, ms in ms_per_token(row.stats).items()},
         "stats": row.stats.to_json() | {"num_tokens": row.stats.num_tokens},
     }
 
