@@ -2,7 +2,7 @@
 # Installs the Debian packages that pip cannot bring, and only those that are missing.
 # Usage: scripts/system-packages.sh [run|test]
 #   run    Python's venv module; a Vulkan loader and, where no driver is found, Mesa's software one
-#   test   also the Vulkan validation layer
+#   test   also the Vulkan validation layer and a browser for the reports' tests
 # Without root or sudo it names what is missing and how to install it; a missing venv is fatal, a
 # missing Vulkan is not (the numpy reference runs instead).
 set -eu
@@ -32,6 +32,7 @@ has_driver || need mesa-vulkan-drivers
 if [ "${1:-run}" = test ]; then
     layers=$(ls /usr/share/vulkan/explicit_layer.d/*validation*.json 2>/dev/null || true)
     [ -n "$layers" ] || need vulkan-validationlayers
+    command -v chromium >/dev/null || command -v google-chrome >/dev/null || need chromium
 fi
 [ -z "$missing" ] && exit 0
 

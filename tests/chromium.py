@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PROGRAM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
+PROGRAM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @dataclass
