@@ -1,6 +1,7 @@
 # make demo    set up and run the main job        make check   seconds: lint, types, imports, quick tests
 # make test    everything that CI runs            make prove   hours: long proofs on the real 270M
 # make setup   .venv with the specdec command     make goldens regenerate the golden files
+# make bench    the standard measurements, and what changed since the last on this machine
 
 .DEFAULT_GOAL := demo
 SHELL := /bin/sh
@@ -52,7 +53,7 @@ goldens: .venv/.stamp-goldens
 	@$(PYTHON) tests/make_goldens.py
 
 bench: setup
-	@$(PYTHON) benchmarks/bench_target.py
+	@$(PYTHON) benchmarks/bench.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -89,13 +89,15 @@ def test_every_shader_is_shipped() -> None:
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_spirv_for_its_own_sources(tmp_path: Path) -> None:
+def test_the_wheel_holds_spirv_for_its_own_sources_and_what_reports_need(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parent.parent
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path)]
     subprocess.run([*command, str(root)], check=True)
     (wheel,) = tmp_path.glob("specdec-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
+    needed = ("benchmarks/prompts/code.jsonl", "compare/assets/vendor/d3-7.9.2.min.js")
+    assert all((tmp_path / "specdec" / name).is_file() for name in needed)
     shaders = tmp_path / "specdec" / "shaders"
     for name, variants in spirv.VARIANTS.items():
         for defines in variants:
