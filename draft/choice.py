@@ -21,9 +21,21 @@ def choose_near_best(
 
     A lead above 12 is told as 12: the second best may be out of reach.
     """
+    (chosen,), lead = rank_near_best(logits, position, sampling, 1)
+    return chosen, lead
+
+
+def rank_near_best(
+    logits: FloatArray, position: int, sampling: SamplingParams, count: int
+) -> tuple[tuple[int, ...], float]:
+    """The first `count` tokens in the order of choice, fewer where filters leave fewer; the lead.
+
+    Had the first not been there, the second would have been chosen, and so on.
+    """
     lowest = logits.max() - np.float32(_REACH * (sampling.temperature or 1.0))
     token_ids = np.flatnonzero(logits >= lowest)
     scores = perturbed_scores(logits[token_ids], position, sampling, token_ids)
-    best = int(np.argmax(scores))
-    lead = scores[best] - np.delete(scores, best).max(initial=-np.inf)
-    return int(token_ids[best]), float(min(lead, _REACH))
+    order = np.argsort(-scores, kind="stable")[: max(count, 2)]  # ties: lowest id first
+    lead = scores[order[0]] - scores[order[1]] if len(order) > 1 else np.inf
+    ranked = tuple(int(token_ids[i]) for i in order[:count] if scores[i] > -np.inf)
+    return ranked, float(min(lead, _REACH))

@@ -22,6 +22,7 @@ from specdec.gemma3.shape import Gemma3Shape
 from specdec.types import FloatArray
 
 _MAX_TOKENS = 128  # tokens of one step while a prompt is fed
+_MAX_ROWS = 8
 _KEPT_TOKENS = 16  # steps of up to so many tokens keep their buffers for the next time
 
 
@@ -69,6 +70,11 @@ class CpuModel:
     def context_length(self) -> int:
         """Most tokens a slot can hold."""
         return self._context_length
+
+    @property
+    def max_rows(self) -> int:
+        """Most adjacent slots of one step: beyond these a further one saves nothing."""
+        return _MAX_ROWS
 
     def length(self, slot: int) -> int:
         """Number of tokens the slot holds; 0 for a slot never fed."""

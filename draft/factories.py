@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from draft.branching import BranchingDrafter
 from draft.reference import ModelDrafter
 from specdec.checkpoint import open_checkpoint
 from specdec.errors import DeviceError
 from specdec.gemma3.loading import from_checkpoint
 from specdec.head_tokens import read_head_tokens
+
+_NUM_BRANCHES = 7  # of a sequence that has the model for itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class CpuDraft:
     num_slots: int = 1
     num_threads: int = 2
 
-    def __call__(self) -> ModelDrafter:
+    def __call__(self) -> BranchingDrafter:
         """Open the model; DeviceError where ONNX Runtime is not installed."""
         try:
             from draft.cpu import CpuModel, CpuSettings
@@ -46,6 +49,9 @@ class CpuDraft:
             ) from error
         checkpoint = open_checkpoint(self.directory)
         shape = checkpoint.info.shape
-        settings = CpuSettings(self.context_length, self.num_slots, self.num_threads)
+        num_branches = _NUM_BRANCHES if self.num_slots == 1 else 0
+        num_rows = self.num_slots + num_branches
+        settings = CpuSettings(self.context_length, num_rows, self.num_threads)
         head_tokens = read_head_tokens(self.directory, shape.vocab_size)
-        return ModelDrafter(CpuModel(shape, checkpoint, settings, head_tokens), "cpu")
+        model = CpuModel(shape, checkpoint, settings, head_tokens)
+        return BranchingDrafter(model, "cpu", self.num_slots, num_branches)

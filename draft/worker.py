@@ -19,11 +19,14 @@ from draft.messages import (
     Confirm,
     DrafterFactory,
     Failed,
+    InFlight,
     Open,
+    Prepare,
     Ready,
     Reply,
     Run,
     Take,
+    Wish,
     decode_reply,
     encode_command,
 )
@@ -56,6 +59,7 @@ class _Sequence:
 
     token_ids: list[int]  # confirmed
     sampling: SamplingParams
+    is_ahead_wanted: bool = False  # during the next pass
 
 
 @dataclass(slots=True)
@@ -125,6 +129,7 @@ class WorkerDrafter:
             return DraftRun(position)
         self._last_request_id += 1
         request_id = self._last_request_id
+        self._sequences[slot].is_ahead_wanted = stopping is not None and stopping.num_endings > 0
         self._wait = _Wait(request_id, time.monotonic() + self._settings.hang_timeout_s)
         self._tell(Take(slot, request_id, position, max_length, stopping))
         run = self._hear(deadline)
@@ -135,10 +140,18 @@ class WorkerDrafter:
     def prepare(
         self, slot: int, position: int, max_length: int, stopping: StoppingRule | None = None
     ) -> None:
-        """Everything happens in `take`."""
+        """Tell the worker what will be taken."""
+        self._restart_if_due()
+        self._tell(Prepare(position, Wish(slot, max_length, stopping)))
 
     def in_flight(self, slot: int, run: DraftRun) -> None:
-        """The verdict is waited for."""
+        """Tell the worker what is checked, if its last rule wants it to work meanwhile."""
+        is_wanted, self._sequences[slot].is_ahead_wanted = (
+            self._sequences[slot].is_ahead_wanted,
+            False,
+        )
+        if is_wanted and self._wait is None:
+            self._tell(InFlight(slot, run.position, run.token_ids))
 
     def close(self, slot: int) -> None:
         """Forget the sequence."""

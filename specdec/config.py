@@ -40,6 +40,7 @@ class SpeculationConfig:
     mode: str = "auto"
     draft_length: int = 7
     max_draft_length: int = 15
+    overlap: str = "auto"  # drafting while the target checks
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
         ["auto", "npu", "npu-emulated", "cpu", "vulkan", "reference", "ngram", "off"]
     ),
     "speculation.mode": ("auto", "fixed", "off"),
+    "speculation.overlap": ("auto", "off", "chain", "branch"),
     "run.kv": ("fp16", "int8"),
 }
 

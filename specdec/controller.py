@@ -8,6 +8,7 @@ from math import inf
 
 from specdec.calibration import Calibration, Calibrator, Outlook
 from specdec.costs import Costs, CostTable
+from specdec.overlap import OverlapChoice
 from specdec.stopping import AdaptiveStopping
 from specdec.types import DraftRun, RoundReport, SamplingParams, StoppingRule
 
@@ -41,8 +42,10 @@ class FixedStopping:
 class FixedLength:
     """The same draft length for every run; 0 is plain decoding."""
 
-    def __init__(self, draft_length: int) -> None:
+    def __init__(self, draft_length: int, overlap: str = "off") -> None:
+        """`overlap` is a key of overlap.MODES."""
         self._draft_length = draft_length
+        self._overlap = OverlapChoice(overlap)
 
     @property
     def mode(self) -> str:
@@ -54,10 +57,11 @@ class FixedLength:
 
     def plan(self, slot: int, position: int, longest: int) -> FixedStopping:
         """The fixed length, wherever the sequence stands."""
-        return FixedStopping(min(self._draft_length, longest))
+        return FixedStopping(min(self._draft_length, longest), self._overlap.num_endings)
 
     def observe(self, slot: int, report: RoundReport) -> None:
-        """Nothing to learn."""
+        """Learn how to overlap."""
+        self._overlap.observe(report)
 
     def close(self, slot: int) -> None:
         """Nothing is kept."""
@@ -125,6 +129,7 @@ class _Slot:
     calibration: Calibration  # that the last plan was made with
     costs: CostTable | None = None  # that plans are made with
     costs_age: int = 0  # in rounds
+    is_asked: bool = False  # the drafter, in this round
     own_bias: float = 0.0  # by how much this text is easier than others, in logits
     has_drafted: bool = False  # in the last round, so the drafter is not behind
 
@@ -143,7 +148,9 @@ class AdaptiveLength:
     these may cost is bounded.
     """
 
-    def __init__(self, costs: Costs, max_draft_length: int) -> None:
+    def __init__(self, costs: Costs, max_draft_length: int, overlap: str = "off") -> None:
+        """`overlap` is a key of overlap.MODES."""
+        self._overlap = OverlapChoice(overlap)
         self._costs = costs
         self._max_draft_length = max_draft_length
         self._calibrators: dict[bool, Calibrator] = {}  # by whether sampling is greedy
@@ -177,6 +184,7 @@ class AdaptiveLength:
         state = self._slots[slot]
         costs = self._cost_table(state, position)
         if costs is None or self._costs.is_plain_due:
+            state.is_asked = False
             return FixedStopping(0)  # a plain pass tells what all else is compared with
         state.calibration = state.calibrator.snapshot(state.margin_scale, state.own_bias)
         rule = AdaptiveStopping(
@@ -187,10 +195,14 @@ class AdaptiveLength:
             mean_probability=state.outlook.means,
             costs=costs,
             rate=state.rate.tokens_per_s(costs),
+            num_endings=self._overlap.num_endings,
         )
-        if rule.max_length <= 0 or rule.should_continue(()):
-            return rule
-        return replace(rule, min_length=1) if state.probing.is_due(costs) else FixedStopping(0)
+        expected = replace(rule, costs=costs.with_draft_share(self._overlap.waited_share))
+        if rule.max_length > 0 and not expected.should_continue(()):
+            is_probe = state.probing.is_due(costs)
+            rule = replace(rule, min_length=is_probe, max_length=rule.max_length * is_probe)
+        state.is_asked = rule.max_length > 0
+        return rule
 
     def _cost_table(self, state: _Slot, position: int) -> CostTable | None:
         """Costs now; once much is known, as they were a few rounds ago, for tables take time."""
@@ -207,8 +219,9 @@ class AdaptiveLength:
         num_drafted, num_checked = len(run.token_ids), report.num_checked
         self._costs.observe_pass(num_checked + 1, run.position, report.verify_s)
         self._costs.observe_other(report.other_s)
-        if num_drafted and state.has_drafted:
-            self._costs.observe_draft(num_drafted, report.draft_s)
+        if state.is_asked:
+            self._overlap.observe(report)
+            self._learn_draft_cost(state, report)
         state.has_drafted = num_drafted > 0
         state.outlook.observe(run.confidences, state.calibration)
         for index in range(min(num_checked, num_accepted + 1)):
@@ -216,6 +229,14 @@ class AdaptiveLength:
         if num_checked and state.costs is not None:
             state.probing.observe(num_accepted >= state.costs.price(num_drafted, num_checked))
         state.rate.observe(num_accepted + 1, report.draft_s + report.verify_s + report.other_s)
+
+    def _learn_draft_cost(self, state: _Slot, report: RoundReport) -> None:
+        """Learn from the tokens that were waited for; a run that was too late was dear, too."""
+        num_waited_for = len(report.run.token_ids) - report.run.work.num_ready
+        if num_waited_for > 0 and state.has_drafted:
+            self._costs.observe_draft(num_waited_for, report.draft_s)
+        elif not report.run.token_ids and report.draft_s > self._costs.draft.step_s:
+            self._costs.observe_draft(1, report.draft_s)
 
     def close(self, slot: int) -> None:
         """Keep the sequence's rate for the next to start from."""

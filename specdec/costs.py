@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from specdec.level import Level
 from specdec.pass_costs import PassCosts
@@ -30,6 +30,11 @@ class CostTable:
     def plain_s(self) -> float:
         """A round without draft."""
         return self.pass_s[1] + self.other_s
+
+    def with_draft_share(self, share: float) -> CostTable:
+        """The costs where only a part of all draft time is waited for."""
+        step_s, fixed_s = share * self.draft_step_s, share * self.draft_fixed_s
+        return replace(self, draft_step_s=step_s, draft_fixed_s=fixed_s)
 
     def round_s(self, num_drafted: int, num_checked: int) -> float:
         """A round that drafts and checks so many tokens."""

@@ -26,4 +26,13 @@ def summary(result: Generation, stats: SpecStats) -> str:
         rates = zip(stats.accepted_per_position, stats.drafted_per_position, strict=True)
         by_position = " ".join(f"{reached / max(drafted, 1):.0%}" for reached, drafted in rates)
         lines.append(f"accepted as far as position 1, 2, ...: {by_position}")
+    overlap = stats.overlap
+    if overlap.num_rounds:
+        idle = 1.0 - overlap.busy_s / max(stats.decode_s, 1e-9)
+        lines.append(
+            f"drafted ahead in {overlap.num_rounds} rounds: {overlap.hit_rate:.0%} hits, "
+            f"{overlap.hidden_share:.0%} of their draft time hidden, {overlap.miss_wait_s:.2f} s "
+            f"lost to misses; draft idle {max(idle, 0.0):.0%}, "
+            f"target idle {1.0 - stats.verify_s / max(stats.decode_s, 1e-9):.0%}"
+        )
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
+from draft.messages import Wish
 from specdec.types import DraftRun, SamplingParams, Segment, StoppingRule
 
 Rule = Callable[[Sequence[int]], int]  # all tokens so far -> the next one
@@ -119,6 +120,12 @@ class RuleDrafter:
         pass
 
     def in_flight(self, slot: int, run: DraftRun) -> None:
+        pass
+
+    def work_ahead(self, wish: Wish, goes_on: Callable[[], bool]) -> None:
+        pass
+
+    def draft_each(self, wishes: Sequence[Wish], goes_on: Callable[[], bool]) -> None:
         pass
 
     def close(self, slot: int) -> None:

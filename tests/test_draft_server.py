@@ -9,8 +9,8 @@ import pytest
 from fakes import RuleDrafter, rule
 
 from draft.messages import Confirm, Open, Run, Take, decode_reply, encode_command
+from draft.server import DraftServer, OwnerGoneError
 from draft.shared_memory import Channel, join_channel, open_channel
-from draft.worker_process import DraftServer, OwnerGoneError
 from specdec.types import DraftRun, SamplingParams, StoppingRule
 
 GREEDY = SamplingParams()
@@ -140,8 +140,8 @@ def test_after_a_run_was_judged_the_next_is_drafted_by_the_last_rule(served: Ser
     served.wait_until_drafted(5 + 5)
 
 
-@pytest.mark.parametrize(("limit", "length"), [(9.0, 3), (7.0, 5), (5.0, 7)])
-def test_a_run_drafted_unasked_gets_the_length_of_its_own_rule(
+@pytest.mark.parametrize(("limit", "length"), [(9.0, 5), (7.0, 5), (5.0, 7)])
+def test_a_run_drafted_unasked_grows_as_its_own_rule_says_and_is_handed_over_whole(
     served: Served, limit: float, length: int
 ) -> None:
     served.tell(Open(0, (5, 6, 7), GREEDY))

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from draft.branching import BranchingDrafter
 from draft.npu.build import ArrayBuild
 from draft.npu.emulated.latency import LatencyModel
 from draft.npu.emulated.machine import Faults, Machine
+from draft.npu.layout import BATCH_ROWS
 from draft.npu.surface import Xrt
-from draft.reference import ModelDrafter
 from specdec.checkpoint import open_checkpoint
 from specdec.head_tokens import read_head_tokens
 
@@ -27,7 +28,7 @@ class NpuDraft:
     context_length: int
     num_slots: int = 1
 
-    def __call__(self) -> ModelDrafter:
+    def __call__(self) -> BranchingDrafter:
         """Open the device and the model; DeviceError names what is missing and the remedy."""
         from draft.npu.build import find_build
         from draft.npu.probing import open_pyxrt
@@ -46,7 +47,7 @@ class EmulatedNpuDraft:
     latency: LatencyModel | None = None
     faults: Faults = field(default_factory=Faults)
 
-    def __call__(self) -> ModelDrafter:
+    def __call__(self) -> BranchingDrafter:
         """Open the model; DeviceError where there is no C++ compiler."""
         from draft.npu.build import emulated_build
         from draft.npu.emulated.xrt import EmulatedXrt
@@ -58,13 +59,15 @@ class EmulatedNpuDraft:
 
 def _drafter(
     recipe: NpuDraft | EmulatedNpuDraft, xrt: Xrt, build: ArrayBuild, device: str
-) -> ModelDrafter:
+) -> BranchingDrafter:
     from draft.npu.model import NpuModel, NpuSettings
     from draft.npu.session import Session
 
     checkpoint = open_checkpoint(recipe.directory)
     shape = checkpoint.info.shape
-    settings = NpuSettings(recipe.context_length, recipe.num_slots)
+    num_branches = BATCH_ROWS - 1 if recipe.num_slots == 1 else 0
+    num_rows = recipe.num_slots + num_branches
+    settings = NpuSettings(recipe.context_length, num_rows)
     head_tokens = read_head_tokens(recipe.directory, shape.vocab_size)
     model = NpuModel(Session(xrt, build), shape, checkpoint, settings, head_tokens)
-    return ModelDrafter(model, device)
+    return BranchingDrafter(model, device, recipe.num_slots, num_branches)

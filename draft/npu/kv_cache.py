@@ -78,10 +78,13 @@ class KvCache:
         keys[:, place // 4, :, :, place % 4] = pairs[:, :size].reshape(count, -1, 8)
         values = tiles[:, index, 1].reshape(count, size // 4, 2, 8, 4)
         values[:, :, place // 8, place % 8] = pairs[:, size:].reshape(count, -1, 4)
-        start, bytes_ = self._kv.region(slot, kind), self._kv.tile_bytes
-        for layer in range(count):
-            offset = start + (layer * self._kv.num_tiles(kind) + index) * bytes_
-            self._buffer.upload(offset, bytes_)
+        self._upload_tile(slot, kind, index)
+
+    def _upload_tile(self, slot: int, kind: int, index: int) -> None:
+        """Let the device see a tile of every layer."""
+        start, size = self._kv.region(slot, kind), self._kv.tile_bytes
+        for layer in range(self._kv.num_layers[kind]):
+            self._buffer.upload(start + (layer * self._kv.num_tiles(kind) + index) * size, size)
 
     def truncate(self, slot: int, length: int) -> list[int]:
         """Cut a slot; the tokens to feed again where the cut is deeper than a ring allows."""
@@ -96,13 +99,19 @@ class KvCache:
             self._reached[slot] = 0
         return []
 
-    def copy(self, source: int, slot: int) -> None:
-        """Make `slot` hold what `source` holds."""
+    def copy(self, source: int, slot: int, position: int) -> None:
+        """Make `slot` hold what `source` holds; they agree already before `position`."""
+        length = len(self.token_ids[source])
         for kind in _KINDS:
-            self._tiles[slot][kind][:] = self._tiles[source][kind]
-            self._buffer.upload(self._kv.region(slot, kind), self._kv.region_bytes[kind])
+            if not len(self._layers[kind]):
+                continue
+            ring = self._kv.ring_slots[kind]
+            first = max(position, length - ring)
+            for index in sorted({p % ring // KV_POSITIONS for p in range(first, length)}):
+                self._tiles[slot][kind][:, index] = self._tiles[source][kind][:, index]
+                self._upload_tile(slot, kind, index)
         self.token_ids[slot] = list(self.token_ids[source])
-        self._reached[slot] = self._reached[source]
+        self._reached[slot] = max(self._reached[source], self._reached[slot] if position else 0)
 
 
 def element_rows(data: NDArray[np.uint8]) -> NDArray[np.uint8]:

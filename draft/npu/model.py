@@ -81,6 +81,11 @@ class NpuModel:
         """Most tokens a slot can hold."""
         return self._context_length
 
+    @property
+    def max_rows(self) -> int:
+        """Most adjacent slots of one step."""
+        return BATCH_ROWS
+
     def length(self, slot: int) -> int:
         """Number of tokens the slot holds; 0 for a slot never fed."""
         return len(self._cache.token_ids[slot])
@@ -114,9 +119,9 @@ class NpuModel:
         if lost := self._cache.truncate(slot, length):
             self.feed(slot, lost, num_logits=0)
 
-    def copy_slot(self, source: int, slot: int) -> None:
-        """Make `slot` hold what `source` holds."""
-        self._cache.copy(source, slot)
+    def copy_slot(self, source: int, slot: int, position: int = 0) -> None:
+        """Make `slot` hold what `source` holds; they agree already before `position`."""
+        self._cache.copy(source, slot, position)
 
     def _step(
         self, slots: Sequence[int], token_ids: Sequence[int], is_chain: bool, has_head: bool

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from specdec.chat import ChatMessage
-from specdec.cli.cancelling import cancelled_by_sigint
 from specdec.cli.loading import loading_bar
 from specdec.config import Config, read_config, with_overrides, with_value
 from specdec.engine import Engine
@@ -17,10 +19,13 @@ from specdec.errors import SpecdecError, UsageError
 from specdec.generation import Event, Generation
 from specdec.load import load
 from specdec.prompts import Prompt, read_prompts
+from specdec.recorders import Recorders
 from specdec.report import summary
 from specdec.stats import SpecStats
+from specdec.timeline import TimelineRecorder
 from specdec.tokenizer import decode_utf8
 from specdec.traces import JsonlRecorder
+from specdec.types import RoundRecorder
 
 # option -> the config key it sets
 _OPTIONS = {
@@ -55,6 +60,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--record", type=Path, metavar="FILE", help="write every round (JSONL), for replay"
     )
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE", help="write a timeline for Perfetto (JSON)"
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings, TOML")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. sampling.top_k=40"
@@ -85,10 +93,10 @@ def run(args: argparse.Namespace) -> int:
             config,
             stop_strings=tuple(args.stop),
             stop_token_ids=frozenset(args.stop_token_id),
-            recorder=JsonlRecorder(args.record) if args.record else None,
+            recorder=Recorders(_recorders(args)),
             progress=show_loaded,
         )
-    with engine, cancelled_by_sigint(engine):
+    with engine, _cancelled_by_sigint(engine):
         show = _show_json if args.json else _show_text
         results = list(_results(engine, prompts, show))
     failed = [result for result in results if result.finish_reason == "error"]
@@ -107,6 +115,15 @@ def _config(args: argparse.Namespace) -> Config:
         if value is not None:
             config = with_value(config, name, value)
     return config
+
+
+def _recorders(args: argparse.Namespace) -> list[RoundRecorder]:
+    recorders: list[RoundRecorder] = []
+    if args.record:
+        recorders.append(JsonlRecorder(args.record))
+    if args.trace:
+        recorders.append(TimelineRecorder(args.trace))
+    return recorders
 
 
 def _prompts(args: argparse.Namespace) -> list[Prompt]:
@@ -157,3 +174,18 @@ def _report(results: list[Generation], failed: list[Generation]) -> None:
     if len(results) > 1:
         for result in failed:
             print(f"specdec: {result.error}", file=sys.stderr)
+
+
+@contextmanager
+def _cancelled_by_sigint(engine: Engine) -> Iterator[None]:
+    """The first Ctrl-C ends the run after the current pass, a second one at once."""
+
+    def cancel(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, previous)
+        engine.cancel()
+
+    previous = signal.signal(signal.SIGINT, cancel)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

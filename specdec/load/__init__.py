@@ -38,6 +38,7 @@ def load(
     controller: Controller | None = None,
     recorder: RoundRecorder | None = None,
     target: Verifier | None = None,
+    drafter: Drafter | None = None,
     progress: Progress = lambda done_bytes, total_bytes: None,
 ) -> Engine:
     """Open models and devices as configured; close the engine (or use `with`) to free them.
@@ -48,7 +49,7 @@ def load(
         stop_token_ids: tokens that end it.
         controller: decides draft lengths in place of the configured one.
         recorder: is told of every round; the engine releases it.
-        target: an open target of these settings; the engine releases it (see `borrowed`).
+        target, drafter: open ones of these settings; the engine releases them (see `borrowed`).
         progress: hears the bytes of weights loaded onto the device so far, and in all.
 
     Raises UsageError for settings that contradict each other, ModelError for an unusable model,
@@ -62,7 +63,7 @@ def load(
     with ExitStack() as held:
         verifier = target or open_target(config, checkpoint, context_length, progress)
         held.callback(verifier.release)
-        drafter = open_drafter(config, checkpoint, context_length, verifier)
+        drafter = drafter or open_drafter(config, checkpoint, context_length, verifier)
         if controller is None:
             controller, keeper = _controller(config, checkpoint, verifier, drafter)
             recorders += keeper
@@ -122,7 +123,7 @@ def _controller(
     if drafter is None:
         return FixedLength(0), []
     if speculation.mode == "fixed":
-        return FixedLength(speculation.draft_length), []
+        return FixedLength(speculation.draft_length, speculation.overlap), []
     costs = Costs(verifier.max_pass_tokens, verifier.pass_sizes)
     key = CostKey(
         verifier.device,
@@ -135,5 +136,5 @@ def _controller(
     note = load_costs(directory, key, costs)
     if note:
         _log.warning("%s", note)
-    controller = AdaptiveLength(costs, speculation.max_draft_length)
+    controller = AdaptiveLength(costs, speculation.max_draft_length, speculation.overlap)
     return controller, [KeptCosts(directory, key, costs)]
