@@ -9,6 +9,7 @@ from target.vulkan.info import DeviceInfo
 from target.vulkan.memory import Buffer, Memory, MemoryKind, Region
 from target.vulkan.pipelines import DescriptorPool, Pipeline
 from target.vulkan.recording import Job, Recorder
+from target.vulkan.statistics import PipelineStatistics, pipeline_statistics
 from target.vulkan.transfer import Transfer
 
 __all__ = [
@@ -20,8 +21,10 @@ __all__ = [
     "Memory",
     "MemoryKind",
     "Pipeline",
+    "PipelineStatistics",
     "Recorder",
     "Region",
     "Transfer",
     "list_devices",
+    "pipeline_statistics",
 ]

@@ -27,18 +27,22 @@ from target.vulkan.info import (
 from target.vulkan.instance import Instance
 from target.vulkan.memory import Memory
 from target.vulkan.pipeline_cache import PipelineCache
+from target.vulkan.statistics import EXTENSION
 
 
 class Device:
     """One open device. A single thread owns it: its queue and command pool are not locked."""
 
-    def __init__(self, info: DeviceInfo, instance: Instance, physical: Handle) -> None:
+    def __init__(
+        self, info: DeviceInfo, instance: Instance, physical: Handle, statistics: bool = False
+    ) -> None:
         self.info = info
+        self.keeps_statistics = statistics
         self.physical = physical
         self.is_lost = False
         self._instance = instance
         self._family, self.has_timestamps = _compute_family(physical)
-        self.handle = _create_device(info, physical, self._family)
+        self.handle = _create_device(info, physical, self._family, statistics)
         queue = ffi.new("VkQueue[1]")
         lib.vkGetDeviceQueue(self.handle, self._family, 0, queue)
         self.queue = queue[0]
@@ -52,17 +56,22 @@ class Device:
         self.memory = Memory(self)
 
     @classmethod
-    def open(cls, selector: str = "auto", *, validation: bool = False) -> Device:
+    def open(
+        cls, selector: str = "auto", *, validation: bool = False, statistics: bool = False
+    ) -> Device:
         """Open the device that `selector` names: `auto`, an index, or a part of its name.
 
         With `validation` the Khronos layer checks every call and each of its messages is kept in
-        `messages` and logged.
+        `messages` and logged. With `statistics` the driver's compiler tells what it made of each
+        pipeline (target.vulkan.statistics).
         """
         instance = Instance(validation)
         try:
             found = instance.devices()
             info = choose([info for info, _ in found], selector)
-            return cls(info, instance, found[info.index][1])
+            if statistics and EXTENSION not in info.extensions:
+                raise DeviceError(f"{info.name} lacks {EXTENSION}: it tells no statistics")
+            return cls(info, instance, found[info.index][1], statistics)
         except BaseException:
             instance.release()
             raise
@@ -174,10 +183,14 @@ def _compute_family(physical: Handle) -> tuple[int, bool]:
     raise DeviceError("the Vulkan device has no compute queue")
 
 
-def _create_device(info: DeviceInfo, physical: Handle, family: int) -> Handle:
+def _create_device(info: DeviceInfo, physical: Handle, family: int, statistics: bool) -> Handle:
     chain = NULL
+    if statistics:
+        struct = "VkPhysicalDevicePipelineExecutablePropertiesFeaturesKHR"
+        chain = make(struct, pipelineExecutableInfo=1)
     if info.has_cooperative_matrix:
-        chain = make("VkPhysicalDeviceCooperativeMatrixFeaturesKHR", cooperativeMatrix=1)
+        struct = "VkPhysicalDeviceCooperativeMatrixFeaturesKHR"
+        chain = make(struct, pNext=chain, cooperativeMatrix=1)
     for struct, features in REQUIRED_FEATURES.items():
         enabled = dict.fromkeys(features, 1)
         if struct == "VkPhysicalDeviceFeatures":
@@ -186,7 +199,7 @@ def _create_device(info: DeviceInfo, physical: Handle, family: int) -> Handle:
             if struct == "VkPhysicalDeviceVulkan12Features" and info.has_cooperative_matrix:
                 enabled["vulkanMemoryModel"] = 1  # cooperative matrices need it
             chain = make(struct, pNext=chain, **enabled)
-    wanted = (COOPERATIVE_MATRIX, MEMORY_BUDGET)
+    wanted = (COOPERATIVE_MATRIX, MEMORY_BUDGET, *([EXTENSION] if statistics else []))
     extensions = [name for name in wanted if name in info.extensions]
     queue = make(
         "VkDeviceQueueCreateInfo", queueFamilyIndex=family, queueCount=1, pQueuePriorities=[1.0]

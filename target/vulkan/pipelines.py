@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from specdec.errors import DeviceError
 from target.vulkan.binding import NULL, Handle, check, create, ffi, lib, make, vk
+from target.vulkan.statistics import CAPTURE_FLAGS
 
 if TYPE_CHECKING:
     from target.vulkan.device import Device
@@ -68,7 +69,8 @@ class Pipeline:
             pName="main",
             pSpecializationInfo=_specialization(constants),
         )
-        info = make("VkComputePipelineCreateInfo", layout=self.layout, stage=stage)
+        flags = CAPTURE_FLAGS if self._device.keeps_statistics else 0
+        info = make("VkComputePipelineCreateInfo", flags=flags, layout=self.layout, stage=stage)
         out = ffi.new("VkPipeline[1]")
         result = lib.vkCreateComputePipelines(
             device, self._device.pipeline_cache.handle, 1, info, NULL, out
