@@ -28,9 +28,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
-from bench_target import SHAPES, layers
+from bench_target import SHAPES
 from numpy.typing import NDArray
 
 from specdec.assets import embedded_model_dir
@@ -46,6 +47,7 @@ from specdec.convert.shards import ShardWriter
 from specdec.convert.staging import staged_directory
 from specdec.errors import UsageError
 from specdec.gemma3.loading import MatrixSource
+from specdec.gemma3.named import gemma3_layers
 from specdec.gemma3.shape import GROUP, Gemma3Shape
 from specdec.weights import TILE_ROWS, Bits, QuantizedMatrix, matrix_sizes, vector_sizes
 
@@ -99,35 +101,41 @@ class Expanded:
         self._source, self._small, self._large = source, small, large
         self._head_bits = head_bits
         self._sizes, self._lengths = matrix_sizes(large), vector_sizes(large)
-        rng = np.random.default_rng(0)
-        self._bytes = rng.integers(0, 256, _RANDOM_BYTES, np.uint8)
-        self._scales = rng.uniform(0.5, 1.5, _RANDOM_BYTES)
+        self._random: dict[str, QuantizedMatrix] = {}  # by kind
+        self._lock = Lock()
 
     def matrix(self, name: str) -> QuantizedMatrix:
         """A packed matrix by name: the small model's tiles among random ones."""
+        kind = name.rpartition(".")[2]
+        with self._lock:
+            if kind not in self._random:
+                self._random[kind] = self._random_matrix(name)
+        random = self._random[kind]
+        if not self._is_of_small(name):
+            return random
+        packed = random.packed.copy()
+        nulled = kind in ("embed", "o", "down")
+        scales = np.zeros_like(random.scales) if nulled else random.scales.copy()
+        small = self._source.matrix(name)
+        for block in self._blocks(kind, len(small.scales)):
+            taken = slice(block.first_from, block.first_from + block.count)
+            place = slice(block.first_to, block.first_to + block.count)
+            width = small.scales.shape[1]
+            packed[place, :width] = small.packed[taken]
+            scales[place, :width] = small.scales[taken]
+        return replace(random, packed=packed, scales=scales)
+
+    def _random_matrix(self, name: str) -> QuantizedMatrix:
+        """Random values of the large shape: further layers share one per kind."""
         num_rows, num_columns = self._sizes[name]
         bits = stored_bits(name, self._head_bits)
         tiles, groups = -(-num_rows // TILE_ROWS), num_columns // GROUP
+        rng = np.random.default_rng(num_columns)
         inner = (TILE_ROWS, 16) if bits == 4 else (2, TILE_ROWS, 16)
-        packed: NDArray[np.uint8] | NDArray[np.int8] = np.resize(
-            self._bytes, (tiles, groups, *inner)
-        )
-        packed = packed if bits == 4 else packed.view(np.int8)
-        scales = np.resize(
-            (self._scales / (8 * num_columns)).astype(np.float16), (tiles, groups, TILE_ROWS)
-        )
-        if self._is_of_small(name):
-            kind = name.rpartition(".")[2]
-            if kind in ("embed", "o", "down"):
-                scales[:] = 0
-            small = self._source.matrix(name)
-            for block in self._blocks(kind, len(small.scales)):
-                taken = slice(block.first_from, block.first_from + block.count)
-                place = slice(block.first_to, block.first_to + block.count)
-                width = small.scales.shape[1]
-                packed[place, :width] = small.packed[taken]
-                scales[place, :width] = small.scales[taken]
-        return QuantizedMatrix(bits, num_rows, num_columns, packed, scales)
+        values = np.resize(rng.integers(0, 256, _RANDOM_BYTES, np.uint8), (tiles, groups, *inner))
+        scales = rng.uniform(0.5, 1.5, (tiles, groups, TILE_ROWS)) / (8 * num_columns)
+        packed = values if bits == 4 else values.view(np.int8)
+        return QuantizedMatrix(bits, num_rows, num_columns, packed, scales.astype(np.float16))
 
     def vector(self, name: str) -> NDArray[np.float32]:
         """A norm's factors; those of further layers' post-norms are 0."""
@@ -196,7 +204,7 @@ def main() -> None:
     shape = SHAPES[args.shape]
     num_layers = args.layers or shape.num_layers + LAYERS_FOR_A_HEAD
     start = time.perf_counter()
-    sizes = replace(shape, is_global_layer=layers(num_layers))
+    sizes = replace(shape, is_global_layer=gemma3_layers(num_layers))
     written = write_expanded(open_checkpoint(args.source), sizes, args.out)
     elapsed_s = time.perf_counter() - start
     print(f"{args.out}: {written / 1e9:.2f} GB, {num_layers} layers, in {elapsed_s:.1f} s")
