@@ -65,6 +65,14 @@ def test_a_comparison_ends_within_its_time_but_never_before_one_layer(
     assert 3 <= len(several) <= 5
 
 
+def test_a_cancelled_layer_is_dropped_and_ends_the_comparison() -> None:
+    plain, fixed = entrant(BASELINE, 0), entrant("fixed", 4)
+    found = run_all([plain, fixed], [PROMPTS] * 3, 60.0)
+    assert len(next(found)) == 2 * len(PROMPTS)
+    fixed.engine.cancel()
+    assert list(found) == []
+
+
 def test_figures_are_those_of_the_rounds() -> None:
     comparison, runs = compared([entrant(BASELINE, 0), entrant("fixed", 4)])
     assert comparison.num_pairs == 12 and not comparison.differences

@@ -12,9 +12,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from specdec.checkpoint import open_checkpoint
+from specdec.cli.cancelling import cancelled_by_sigint
 from specdec.cli.loading import loading_bar
 from specdec.compare.contenders import Contender, contenders_of
-from specdec.compare.measure import Run, open_entrants, run_all, warm_up
+from specdec.compare.measure import Entrant, Run, open_entrants, run_all, warm_up
 from specdec.compare.page import page
 from specdec.compare.prompt_sets import (
     PromptSets,
@@ -29,6 +30,7 @@ from specdec.compare.to_json import to_json
 from specdec.config import Config, read_config, with_overrides
 from specdec.errors import UsageError
 from specdec.load.models import model_dir, open_tokenizer
+from specdec.prompts import Prompt
 
 # option: its default, and its default with --full
 _SIZES = {
@@ -124,14 +126,25 @@ def _compare(
 ) -> Comparison:
     """Open everything, run until the plan or the time is through, and sum up."""
     plan = layers(sets, args.repeats)
-    runs: list[Run] = []
     with ExitStack() as held:
         with loading_bar() as show_loaded:
             entrants = open_entrants(contenders, held, show_loaded)
-        warm_up(entrants, plan[0][0])
-        with tqdm(total=sum(map(len, plan)), unit="prompt", desc="comparing", disable=None) as bar:
-            for layer_runs in run_all(entrants, plan, args.seconds or float("inf")):
-                runs += layer_runs
-                bar.update(len(layer_runs) // len(entrants))
+        with cancelled_by_sigint(*(entrant.engine for entrant in entrants)):
+            warm_up(entrants, plan[0][0])
+            runs = _runs(entrants, plan, args.seconds or float("inf"))
+        if not runs:
+            raise KeyboardInterrupt  # before the first layer was through
         target = open_checkpoint(model_dir(contenders[0].config.target.model, "target"))
         return summarize(entrants, runs, open_tokenizer(target))
+
+
+def _runs(
+    entrants: Sequence[Entrant], plan: Sequence[Sequence[Prompt]], budget_s: float
+) -> list[Run]:
+    """All runs, with a progress bar; Ctrl-C leaves those that are through."""
+    runs: list[Run] = []
+    with tqdm(total=sum(map(len, plan)), unit="prompt", desc="comparing", disable=None) as bar:
+        for layer_runs in run_all(entrants, plan, budget_s):
+            runs += layer_runs
+            bar.update(len(layer_runs) // len(entrants))
+    return runs

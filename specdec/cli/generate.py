@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from specdec.chat import ChatMessage
+from specdec.cli.cancelling import cancelled_by_sigint
 from specdec.cli.loading import loading_bar
 from specdec.config import Config, read_config, with_overrides, with_value
 from specdec.engine import Engine
@@ -96,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
             recorder=Recorders(_recorders(args)),
             progress=show_loaded,
         )
-    with engine, _cancelled_by_sigint(engine):
+    with engine, cancelled_by_sigint(engine):
         show = _show_json if args.json else _show_text
         results = list(_results(engine, prompts, show))
     failed = [result for result in results if result.finish_reason == "error"]
@@ -174,18 +172,3 @@ def _report(results: list[Generation], failed: list[Generation]) -> None:
     if len(results) > 1:
         for result in failed:
             print(f"specdec: {result.error}", file=sys.stderr)
-
-
-@contextmanager
-def _cancelled_by_sigint(engine: Engine) -> Iterator[None]:
-    """The first Ctrl-C ends the run after the current pass, a second one at once."""
-
-    def cancel(signum: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, previous)
-        engine.cancel()
-
-    previous = signal.signal(signal.SIGINT, cancel)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -95,7 +95,8 @@ def run_all(
 ) -> Iterator[list[Run]]:
     """Yield the runs of each layer; every prompt by all contenders, whose order turns around.
 
-    The first layer always runs; no further one starts that would end after `budget_s`.
+    The first layer always runs; no further one starts that would end after `budget_s`. A layer
+    in which an engine is cancelled is dropped, and none follows.
     """
     start = time.perf_counter()
     longest_s, turn = 0.0, 0
@@ -108,6 +109,8 @@ def run_all(
             order = entrants if turn % 2 == 0 else entrants[::-1]
             runs += [_run(entrant, prompt) for entrant in order]
             turn += 1
+        if any(run.generation.finish_reason == "cancelled" for run in runs):
+            return
         longest_s = max(longest_s, time.perf_counter() - layer_start)
         yield runs
 
