@@ -4,7 +4,9 @@
     python benchmarks/rdna3.py --write-table    # keeps this Mesa's part of tests/goldens/rdna3.json
 
 RADV compiles for hardware that is not there (RADV_FORCE_FAMILY) and tells statistics and
-instructions. Nothing is measured. Modelled, for a 27B shape with the tuning of rdna3.toml:
+instructions. VK_DRIVER_FILES=.../radeon_icd.json takes another Mesa than the system's, unpacked,
+with LD_LIBRARY_PATH to its libraries. Nothing is measured. Modelled, for a 27B shape with the
+tuning of rdna3.toml:
 
 - memory: all weights (and the cache at --depth) once at the 780M's 89.6 GB/s;
 - issue: vector instructions of the matrix products. Each takes its lanes of 12 x 64 at 2.7 GHz;
@@ -184,7 +186,7 @@ def printed(programs: dict[str, dict[str, int]], estimates: list[dict[str, float
 def compile_here(write_table: bool, depths: list[int]) -> None:
     """With RADV pretending to drive a 780M: compile, estimate, print."""
     device = Device.open("auto", statistics=True)
-    version = device.info.driver.rpartition("Mesa ")[2].split()[0]
+    version = device.info.driver.rpartition("Mesa ")[2].split("-")[0]
     paper = Paper(device, tuning_for(device.info))
     programs = paper.compile_all()
     estimates = [paper.estimate(rows, depth) for depth in depths for rows in SIZES]
@@ -204,11 +206,13 @@ def compile_here(write_table: bool, depths: list[int]) -> None:
 
 def null_hardware(family: str) -> dict[str, str] | None:
     """Environment in which the Vulkan loader finds RADV alone; it is read as that is loaded."""
-    given = os.environ.get("VK_DRIVER_FILES", "")
+    given = Path(os.environ.get("VK_DRIVER_FILES", ""))
     found = [file for folder in DRIVER_FOLDERS for file in Path(folder).glob("radeon*.json")]
-    if not (given or found):
+    if given.name.startswith("radeon"):
+        found.insert(0, given)
+    if not found:
         return None
-    driver = given or str(found[0])
+    driver = str(found[0])
     return {
         **os.environ,
         "VK_DRIVER_FILES": driver,
