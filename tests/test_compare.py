@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,12 @@ def test_configurations_are_named_by_what_they_change() -> None:
 def test_bad_configurations_are_refused(against: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         contenders_of(Config(), against, 8)
+
+
+def test_prompts_are_timed_one_by_one() -> None:
+    batched = replace(Config(), run=replace(Config().run, batch_size=4))
+    with pytest.raises(UsageError, match="is 4 in 'plain'; legal is 1"):
+        contenders_of(batched, [], 8)
 
 
 def test_layers_treat_kinds_alike() -> None:

@@ -43,6 +43,12 @@ def contenders_of(base: Config, against: Sequence[str], max_new_tokens: int) -> 
             "speculation.mode is 'off', so there is nothing to compare plain decoding with; "
             "choose another mode or give --against"
         )
+    for name, config in configs.items():
+        if config.run.batch_size != 1:
+            raise UsageError(
+                f"run.batch_size is {config.run.batch_size} in {name!r}; legal is 1: a comparison "
+                "times prompts one by one"
+            )
     return [
         Contender(name, config, _differences(plain, config)) for name, config in configs.items()
     ]
