@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PROGRAM = shutil.which("chromium") or shutil.which("google-chrome")
+
+_PATIENCE_S = 60.0
 
 
 @dataclass
@@ -25,6 +28,7 @@ class Browser:
     problems: list[str] = field(default_factory=list)
     buffer: bytes = b""
     last_id: int = 0
+    num_loaded: int = 0  # pages
 
     def call(self, method: str, **params: object) -> dict:
         """Send a command and wait for its result."""
@@ -42,6 +46,8 @@ class Browser:
     def receive(self) -> dict:
         """The next message; events that tell of a problem are noted."""
         while b"\0" not in self.buffer:
+            ready, _, _ = select.select([self.replies], [], [], _PATIENCE_S)
+            assert ready, f"the browser is silent for {_PATIENCE_S} s"
             data = os.read(self.replies, 1 << 20)
             assert data, "the browser is gone"
             self.buffer += data
@@ -51,6 +57,8 @@ class Browser:
             self.problems.append(json.dumps(message["params"])[:500])
         elif message.get("method") == "Log.entryAdded":
             self.problems.append(message["params"]["entry"]["text"])
+        elif message.get("method") == "Page.loadEventFired":
+            self.num_loaded += 1
         return message
 
     def show(self, path: Path, width: int, theme: str) -> None:
@@ -64,9 +72,10 @@ class Browser:
         )
         scheme = {"name": "prefers-color-scheme", "value": theme}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
+        num_loaded = self.num_loaded
         self.call("Page.navigate", url=path.resolve().as_uri())
-        while self.receive().get("method") != "Page.loadEventFired":
-            pass
+        while self.num_loaded == num_loaded:
+            self.receive()
         # two frames: the page draws its charts in the first, when it knows its width
         self.evaluate(
             "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"

@@ -100,6 +100,16 @@ def test_a_sample_tells_where_every_token_comes_from() -> None:
     assert {"accepted", "corrected", "bonus"} <= set(origins)
 
 
+def test_what_is_slower_than_plain_beyond_noise_is_named() -> None:
+    comparison, _ = compared([entrant(BASELINE, 0), entrant("fixed", 4)])
+    plain, fixed = comparison.kinds["a"]
+    bounds = {"low": 0.8, "high": 0.9}
+    slow = replace(fixed, ratio=replace(fixed.ratio, **bounds))  # type: ignore[type-var]
+    shown = table(replace(comparison, kinds={"a": (plain, slow)}))
+    assert "slower than plain beyond noise: fixed on a" in shown
+    assert "slower" not in table(comparison), "two prompts prove nothing"
+
+
 def test_one_different_token_is_found_and_named() -> None:
     def other(tokens: Sequence[int]) -> int:
         return rule(tokens) if len(tokens) < 15 else 2

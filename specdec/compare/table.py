@@ -59,8 +59,20 @@ def _notes(comparison: Comparison) -> list[str]:
         f"measured on {comparison.target_device}, draft {', '.join(sorted(drafts)) or 'off'}; "
         f"{comparison.num_pairs} prompts run by every configuration in turn",
         f"medians; {intervals}; {removed} of {judged} values removed as outliers",
+        *_slower(comparison),
         _verdict(comparison),
     ]
+
+
+def _slower(comparison: Comparison) -> list[str]:
+    """A line that names what is slower than plain decoding beyond noise, if anything is."""
+    named = [
+        f"{row.contender} on {kind}"
+        for kind, rows in comparison.kinds.items()
+        for row in rows
+        if row.ratio and row.ratio.high is not None and row.ratio.high < 1.0
+    ]
+    return [f"slower than {BASELINE} beyond noise: {', '.join(named)}"] if named else []
 
 
 def _verdict(comparison: Comparison) -> str:

@@ -54,7 +54,7 @@ const plot = (options) => Plot.plot({ style: plotStyle, marginBottom: 44, margin
 const grid = { stroke: "var(--line)", strokeOpacity: 1 };
 const below = { tickSize: 0, tickPadding: 8, labelOffset: 38, labelAnchor: "center", labelArrow: "none" }; // an x axis, its label apart from the ticks
 const left = { label: null, tickSize: 0, tickPadding: 6 };
-const tip = { fill: "var(--card)", stroke: "var(--line)" };
+const tip = { fill: "var(--card)", stroke: "var(--line)", lineHeight: 1.35, textPadding: 10 };
 const short = (name) => (name.length > 17 ? `${name.slice(0, 16)}…` : name);
 
 function head() {
