@@ -73,7 +73,7 @@ def checked(tab: Browser, path: Path, width: int, theme: str) -> dict[str, Any]:
 @pytest.mark.parametrize("width", [375, 1440])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_page_fits_and_every_text_can_be_read(
-    tab: Browser, report: Path, width: int, theme: str
+    tab: Browser, report: Path, tmp_path: Path, width: int, theme: str
 ) -> None:
     found = checked(tab, report, width, theme)
     assert found["scroll_width"] <= width and found["outside"] == []
@@ -82,6 +82,9 @@ def test_the_page_fits_and_every_text_can_be_read(
     assert found["num_charts"] == 4 * len(KINDS) + 1
     assert found["num_texts"] > 300, "the checks saw the page's text"
     assert tab.problems == []
+    shot = tmp_path / f"{width}-{theme}.png"  # pytest keeps it, for eyes
+    tab.screenshot(shot)
+    assert shot.stat().st_size > 100_000, "a page full of charts"
 
 
 @pytest.mark.slow

@@ -19,10 +19,11 @@ function h(tag, attributes = {}, ...children) {
   return element;
 }
 
+const widthOf = (place) => Math.max(place.clientWidth, 220); // charts have margins, also in a folded window
 const drawings = []; // what to draw again when widths change
 function chart(title, draw) {
   const place = h("div");
-  drawings.push(() => place.replaceChildren(draw(place.clientWidth)));
+  drawings.push(() => place.replaceChildren(draw(widthOf(place))));
   return h("div", { class: "chart" }, ...(title ? [h("h3", {}, title)] : []), place);
 }
 
@@ -189,7 +190,7 @@ function samples() {
   const text = h("pre", { class: "text", tabindex: "0" });
   const place = h("div");
   const find = () => data.samples.find((s) => s.kind === chosen.kind && s.contender === chosen.contender);
-  const draw = () => place.replaceChildren(lengths(find())(place.clientWidth));
+  const draw = () => place.replaceChildren(lengths(find())(widthOf(place)));
   function show() {
     const token = ([origin, content]) => h("span", { class: `token ${origin}`, title: origin }, content);
     text.replaceChildren(h("span", { class: "prompt" }, ending(find().prompt)), ...find().tokens.map(token));
