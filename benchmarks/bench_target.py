@@ -5,6 +5,7 @@
 
 Shapes have random weights (one tile repeated: time does not depend on values, and a 27B model
 needs no 15 GB on the host). Passes of all sizes take turns, so that a slow moment hits all alike.
+With `--slots N` the m tokens of a pass belong to up to N sequences, and m goes up to 64.
 T(m) is what the host sees: writing the inputs, submit, wait, reading the ids. Bytes are those of
 the weights and of the cache that a pass reads once; the embedding's rows are left out.
 """
@@ -16,6 +17,7 @@ import json
 import platform
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,10 +33,8 @@ from specdec.model_bytes import kv_read_bytes
 from specdec.types import SamplingParams, Segment
 from specdec.weights import Bits, QuantizedMatrix, matrix_sizes, vector_sizes
 from target.model import VulkanVerifier, open_verifier
+from target.pass_sizes import pass_rows_for
 from target.vulkan import Device
-
-SIZES = (1, 2, 4, 8, 16)
-
 
 SHAPES = {
     "tiny": replace(
@@ -77,11 +77,19 @@ class RandomWeights:
         return np.ones(vector_sizes(self.shape)[name], np.float32)
 
 
-def timed_s(verifier: VulkanVerifier, depth: int, ids: tuple[int, ...]) -> float:
+def segments(m: int, ids: tuple[int, ...], args: argparse.Namespace) -> list[Segment]:
+    """A pass of m tokens over as many slots as there are tokens for, at --depth."""
+    used = min(m, args.slots)
+    counts = [m // used + (slot < m % used) for slot in range(used)]
+    return [Segment(slot, args.depth, ids[:count]) for slot, count in enumerate(counts)]
+
+
+def timed_s(verifier: VulkanVerifier, fed: Sequence[Segment]) -> float:
     start = time.perf_counter()
-    verifier.verify([Segment(0, depth, ids)])
+    verifier.verify(fed)
     elapsed_s = time.perf_counter() - start
-    verifier.truncate(0, depth)
+    for segment in fed:
+        verifier.truncate(segment.slot, segment.position)
     return elapsed_s
 
 
@@ -105,17 +113,21 @@ def quantiles_ms(times_s: list[float]) -> dict[str, float]:
 def time_passes(
     verifier: VulkanVerifier, ids: tuple[int, ...], args: argparse.Namespace
 ) -> tuple[list[float], dict[int, list[float]]]:
-    """Seconds of prefills, and of passes by size; the slot ends at --depth."""
+    """Seconds of prefills, and of passes by size; every slot ends at --depth."""
     verifier.open(0, SamplingParams())
     prefills = [prefill_s(verifier, ids[: args.prompt]) for _ in range(4)][1:]
     verifier.truncate(0, 0)
     verifier.prefill(Segment(0, 0, ids[: args.depth]))
-    for m in SIZES:
-        timed_s(verifier, args.depth, ids[:m])  # the first replay of a size may compile
-    times: dict[int, list[float]] = {m: [] for m in SIZES}
+    for slot in range(1, args.slots):
+        verifier.open(slot, SamplingParams())
+        verifier.copy_prefix(0, slot, args.depth)
+    passes = {m: segments(m, ids, args) for m in verifier.pass_sizes}
+    for fed in passes.values():
+        timed_s(verifier, fed)  # the first replay of a size may compile
+    times: dict[int, list[float]] = {m: [] for m in passes}
     for _ in range(args.repeat):
-        for m in SIZES:
-            times[m].append(timed_s(verifier, args.depth, ids[:m]))
+        for m, fed in passes.items():
+            times[m].append(timed_s(verifier, fed))
     return prefills, times
 
 
@@ -125,7 +137,15 @@ def measure(
     device = Device.open(args.device)
     start = time.perf_counter()
     length = max(args.depth, args.prompt) + 64
-    verifier = open_verifier(source, shape, head_bits, device, context_length=length)
+    verifier = open_verifier(
+        source,
+        shape,
+        head_bits,
+        device,
+        context_length=length,
+        num_slots=args.slots,
+        max_pass_tokens=pass_rows_for(args.slots),
+    )
     load_s = time.perf_counter() - start
     ids = tuple(np.random.default_rng(0).integers(0, shape.vocab_size, length).tolist())
     prefills, times = time_passes(verifier, ids, args)
@@ -140,20 +160,19 @@ def measure(
         "numerics_id": verifier.numerics_id,
         "head_bits": head_bits,
         "depth": args.depth,
+        "slots": args.slots,
         "n": args.repeat,
         "load_s": round(load_s, 3),
         "weights_bytes": verifier.memory.weights_bytes,
         "kv_bytes": verifier.memory.kv_bytes,
         "scratch_bytes": verifier.memory.scratch_bytes,
         "bytes_moved": moved,
-        "passes": {str(m): quantiles_ms(times[m]) for m in SIZES},
+        "passes": {str(m): quantiles_ms(times[m]) for m in times},
         "prefill_tokens": args.prompt,
         "prefill_tok_s": round(args.prompt / statistics.median(prefills), 2),
     }
     if args.profile:
-        result["profile_ms"] = {
-            str(m): verifier.profile_ms([Segment(0, args.depth, ids[:m])]) for m in SIZES
-        }
+        result["profile_ms"] = {str(m): verifier.profile_ms(segments(m, ids, args)) for m in times}
     verifier.release()
     return result
 
@@ -164,7 +183,8 @@ def table(result: dict[str, object]) -> str:
     first = passes["1"]["median_ms"]
     lines = [
         f"{result['shape']}: {result['device']} ({result['driver']}), {result['numerics_id']}",
-        f"  weights {moved / 1e9:.3f} GB a pass, depth {result['depth']}, n = {result['n']}",
+        f"  {moved / 1e9:.3f} GB a pass, depth {result['depth']}, slots {result['slots']}, "
+        f"n = {result['n']}",
         f"  {'m':>4} {'T ms':>9} {'p10':>9} {'p90':>9} {'GB/s':>8} {'T(m)/T(1)':>10} {'tok/s':>8}",
     ]
     for m, row in passes.items():
@@ -189,6 +209,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--head-bits", type=int, default=8, choices=(4, 8))
     parser.add_argument("--depth", type=int, default=128, help="tokens before the pass")
+    parser.add_argument("--slots", type=int, default=1, help="sequences that share a pass")
     parser.add_argument("--prompt", type=int, default=128, help="tokens of the prefill")
     parser.add_argument("--repeat", type=int, default=20)
     parser.add_argument("--profile", action="store_true", help="time by operation as well")

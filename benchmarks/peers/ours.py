@@ -21,7 +21,12 @@ class OurTarget:
         shape, opened = SHAPES[shape_name], Device.open(device)
         info = opened.info
         self._verifier = open_verifier(
-            RandomWeights(shape, 4), shape, 4, opened, context_length=context_length
+            RandomWeights(shape, 4),
+            shape,
+            4,
+            opened,
+            context_length=context_length,
+            max_pass_tokens=32,
         )
         self._verifier.open(_SLOT, SamplingParams())
         self._name = f"specdec, {info.name} ({info.driver}), {self._verifier.numerics_id}"
