@@ -9,6 +9,8 @@ import pytest
 from small_models import SMALL, RandomModel
 from vulkan_harness import open_device
 
+from specdec.assets import embedded_model_dir
+from specdec.checkpoint import open_checkpoint
 from specdec.errors import DeviceError
 from specdec.sampling import choose
 from specdec.types import FloatArray, SamplingParams, Segment
@@ -205,3 +207,36 @@ def test_a_copy_cannot_be_cut_deeper_than_its_source(
     verifier.truncate(6, 140)
     segments = [texts[0].segment(6, 140, 10)]
     np.testing.assert_array_equal(verifier.logits(segments), wanted(texts, segments))
+
+
+def generated(verifier: VulkanVerifier, slots: Sequence[int], count: int) -> dict[int, list[int]]:
+    """Each slot's next tokens, all slots in every pass; slot s starts from a prompt of its own."""
+    tokens = {s: [2, *np.random.default_rng(s).integers(300, 9000, 5 + s % 40)] for s in slots}
+    lengths = {slot: len(ids) for slot, ids in tokens.items()}
+    for slot, ids in tokens.items():
+        verifier.open(slot, SamplingParams(temperature=0.9 * (slot % 2), top_k=40, seed=slot))
+        verifier.prefill(Segment(slot, 0, tuple(map(int, ids[:-1]))))
+    for _ in range(count):
+        fed = [Segment(s, len(ids) - 1, (int(ids[-1]),)) for s, ids in tokens.items()]
+        for (_, ids), (chosen,) in zip(tokens.items(), verifier.verify(fed), strict=True):
+            ids.append(chosen)
+    return {slot: list(map(int, ids[lengths[slot] :])) for slot, ids in tokens.items()}
+
+
+@pytest.mark.slow
+def test_the_embedded_target_writes_in_64_slots_what_it_writes_alone() -> None:
+    checkpoint = open_checkpoint(embedded_model_dir("target"))
+    info = checkpoint.info
+    verifier = open_verifier(
+        checkpoint,
+        info.shape,
+        info.head_bits,
+        open_device(validation=False),
+        context_length=128,
+        num_slots=NUM_SLOTS,
+        max_pass_tokens=64,
+    )
+    together = generated(verifier, range(NUM_SLOTS), 4)
+    for slot in range(0, NUM_SLOTS, 9):
+        assert generated(verifier, [slot], 4)[slot] == together[slot]
+    verifier.release()
