@@ -137,15 +137,8 @@ def measure(
     device = Device.open(args.device)
     start = time.perf_counter()
     length = max(args.depth, args.prompt) + 64
-    verifier = open_verifier(
-        source,
-        shape,
-        head_bits,
-        device,
-        context_length=length,
-        num_slots=args.slots,
-        max_pass_tokens=pass_rows_for(args.slots),
-    )
+    slots = {"num_slots": args.slots, "max_pass_tokens": pass_rows_for(args.slots)}
+    verifier = open_verifier(source, shape, head_bits, device, context_length=length, **slots)
     load_s = time.perf_counter() - start
     ids = tuple(np.random.default_rng(0).integers(0, shape.vocab_size, length).tolist())
     prefills, times = time_passes(verifier, ids, args)
