@@ -1,15 +1,20 @@
 """Plain against speculative decoding of an expanded model (expand.py); it knows no weights.
 
     python benchmarks/expand.py /dev/shm/large
-    python benchmarks/large_speculation.py /dev/shm/large --draft-devices cpu vulkan
+    python benchmarks/large_speculation.py /dev/shm/large --draft-devices cpu vulkan \\
+        --contenders 7 7:off auto
 
-Greedy. Each prompt runs plain and then speculatively, so that a slow moment hits neighbours alike.
+A contender is a draft length or `auto`, and a way of overlapping after a colon if not the measured
+one. Greedy. Each prompt runs plain and then with each contender, so that a slow moment hits
+neighbours alike. `auto` starts without knowledge of costs but for a warm-up.
 Prints a table by kind of text and, as its last line, one JSON object. Fails if a speculative text
 differs from the plain one. Texts that differ from the small model's own are counted, and the gap
 shows how near a tie the small model's two best logits were where they part.
 
 A row's `speedup` is the median over prompts of plain over speculative decode time, `of_ideal` the
-speed-up over the tokens per pass: 1 would be a pass as cheap as a plain one and a free draft.
+speed-up over the tokens per pass: 1 would be a pass as cheap as a plain one and a free draft. Times
+are per pass: `draft_ms` is waiting for the drafter; `hidden` is the share of drafting that nobody
+waited for after a pass that ended as foreseen (`hit_rate`).
 """
 
 from __future__ import annotations
@@ -26,22 +31,41 @@ from pathlib import Path
 import specdec
 from specdec.assets import embedded_model_dir
 from specdec.checkpoint import open_checkpoint
-from specdec.controller import FixedLength
+from specdec.controller import AdaptiveLength, FixedLength
+from specdec.costs import Costs
 from specdec.gemma3.loading import from_checkpoint
 from specdec.tokenizer import Tokenizer
 from specdec.types import Controller, RoundReport, SamplingParams, StoppingRule
+from target.pass_sizes import BLOCK_ROWS, PASS_ROWS
 
 PROMPTS = Path(__file__).parent / "prompts"
 AUTO = "auto"
+_MAX_DRAFT_LENGTH = 15  # a pass is one block of 16 rows
+_WARM_UPS = 3
 
 Results = dict[str, list[specdec.Generation]]  # of one setting, by kind of text
 
 
-class Switched:
-    """A Controller whose draft length is set between prompts: a large model is loaded once."""
+def controller_of(contender: str) -> Controller:
+    """The controller that a contender's name stands for."""
+    length, _, overlap = contender.partition(":")
+    overlap = overlap or AUTO
+    if length != AUTO:
+        return FixedLength(int(length), overlap)
+    sizes = tuple(rows for rows in PASS_ROWS if rows <= BLOCK_ROWS)
+    return AdaptiveLength(Costs(BLOCK_ROWS, sizes), _MAX_DRAFT_LENGTH, overlap)
 
-    def __init__(self) -> None:
-        self.current: Controller = FixedLength(0)
+
+class Switched:
+    """A Controller that is changed between prompts: a large model is loaded once."""
+
+    def __init__(self, contenders: Sequence[str]) -> None:
+        self._controllers = {name: controller_of(name) for name in contenders}
+        self.current = self._controllers[contenders[0]]
+
+    def choose(self, contender: str) -> None:
+        """Use this one for the prompts that follow."""
+        self.current = self._controllers[contender]
 
     @property
     def mode(self) -> str:
@@ -86,24 +110,25 @@ class Runner:
                 for kind, prompts in self.prompts.items()
             }
 
-    def pairs(self, plain: specdec.Engine, device: str, lengths: Sequence[str]) -> list[Row]:
-        """Rows of one draft device: every prompt plain, then with each of the lengths."""
-        switched = Switched() if AUTO not in lengths else None
-        mode = "fixed" if switched else AUTO
-        settings = [f"target.model={self.args.model}", f"draft.device={device}"]
-        config = self.config(*settings, f"speculation.mode={mode}")
+    def pairs(self, plain: specdec.Engine, device: str) -> list[Row]:
+        """Rows of one draft device: every prompt plain, then with each contender."""
+        contenders = self.args.contenders
+        switched = Switched(contenders)
+        config = self.config(f"target.model={self.args.model}", f"draft.device={device}")
+        found: dict[tuple[str, str], list[Pair]] = {}
         with specdec.load(config, controller=switched) as engine:
-            warm_up(engine, switched, lengths)
-            found: dict[tuple[str, str], list[Pair]] = {}
+            for contender in contenders:
+                switched.choose(contender)
+                warm_up(engine)
             for kind, prompts in self.prompts.items():
                 for prompt in prompts:
                     base = one(plain, prompt)
-                    for length in lengths:
-                        if switched:
-                            switched.current = FixedLength(int(length))
-                        found.setdefault((kind, length), []).append((base, one(engine, prompt)))
+                    for contender in contenders:
+                        switched.choose(contender)
+                        pair = (base, one(engine, prompt))
+                        found.setdefault((kind, contender), []).append(pair)
             draft = engine.draft_device
-        return [row(draft, kind, length, pairs) for (kind, length), pairs in found.items()]
+        return [row(draft, kind, name, pairs) for (kind, name), pairs in found.items()]
 
 
 Pair = tuple[specdec.Generation, specdec.Generation]  # plain, speculative
@@ -115,16 +140,14 @@ def one(engine: specdec.Engine, prompt: specdec.Prompt) -> specdec.Generation:
     return next(event.result for event in engine.generate([prompt]) if event.result)
 
 
-def warm_up(engine: specdec.Engine, switched: Switched | None, lengths: Sequence[str]) -> None:
+def warm_up(engine: specdec.Engine) -> None:
     """First passes of each size may compile, and `auto` learns what passes cost."""
-    prompt = specdec.Prompt(id="warm-up", text="import argparse\n\n\ndef main(", max_new_tokens=64)
-    for length in lengths:
-        if switched:
-            switched.current = FixedLength(int(length))
-        one(engine, prompt)
+    for number in range(_WARM_UPS):
+        text = f"import argparse\n\n\ndef main_{number}("
+        one(engine, specdec.Prompt(id=f"warm-up {number}", text=text, max_new_tokens=64))
 
 
-def row(draft: str, kind: str, length: str, pairs: list[Pair]) -> Row:
+def row(draft: str, kind: str, contender: str, pairs: list[Pair]) -> Row:
     """One line of the table."""
     total, base = specdec.SpecStats(), specdec.SpecStats()
     for plain, speculative in pairs:
@@ -136,7 +159,7 @@ def row(draft: str, kind: str, length: str, pairs: list[Pair]) -> Row:
     return {
         "draft": draft,
         "kind": kind,
-        "length": length,
+        "contender": contender,
         "n": len(pairs),
         "plain_tok_s": round(base.tokens_per_s, 1),
         "tok_s": round(total.tokens_per_s, 1),
@@ -149,8 +172,16 @@ def row(draft: str, kind: str, length: str, pairs: list[Pair]) -> Row:
         "verify_ms": round(1e3 * total.verify_s / passes, 3),
         "draft_ms": round(1e3 * total.draft_s / passes, 3),
         "other_ms": round(1e3 * other_s / passes, 3),
+        "hit_rate": round(total.overlap.hit_rate, 3),
+        "hidden": round(total.overlap.hidden_share, 3),
         "is_equal": all(plain.token_ids == fast.token_ids for plain, fast in pairs),
     }
+
+
+def line(cells: Sequence[object]) -> str:
+    """One line of the table; the first three cells are names, the kind of text the longest."""
+    names = f"{cells[0]!s:<7}{cells[1]!s:<19}{cells[2]!s:<10}"
+    return names + "".join(f"{cell!s:>12}" for cell in cells[3:])
 
 
 def parting_gap(
@@ -177,8 +208,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("model", type=Path, help="a directory made by expand.py")
     parser.add_argument("--small", type=Path, default=embedded_model_dir("target"))
     parser.add_argument("--draft-devices", nargs="+", default=["cpu"])
-    parser.add_argument("--draft-lengths", default="3,7,15")
-    parser.add_argument("--no-auto", action="store_true", help="fixed lengths alone")
+    parser.add_argument("--contenders", nargs="+", default=["3", "7", "15", AUTO])
     parser.add_argument("--prompts-per-kind", type=int, default=4)
     kinds = sorted(path.stem for path in PROMPTS.glob("*.jsonl"))
     parser.add_argument("--kinds", nargs="+", default=kinds, choices=kinds)
@@ -198,14 +228,14 @@ def main() -> int:
     rows: list[Row] = []
     plain_settings = runner.config(f"target.model={args.model}", "speculation.mode=off")
     with specdec.load(plain_settings) as plain:
-        warm_up(plain, None, ["0"])
+        warm_up(plain)
         large = {kind: [one(plain, prompt) for prompt in prompts[kind]] for kind in prompts}
-        fixed = args.draft_lengths.split(",")
         for device in args.draft_devices:
-            for lengths in (fixed, [] if args.no_auto else [AUTO]):
-                for entry in runner.pairs(plain, device, lengths) if lengths else []:
-                    rows.append(entry)
-                    print("  ".join(f"{key} {value}" for key, value in entry.items()), flush=True)
+            for entry in runner.pairs(plain, device):
+                if not rows:
+                    print(line(list(entry)))
+                rows.append(entry)
+                print(line(list(entry.values())), flush=True)
     gaps = [
         gap
         for kind in prompts

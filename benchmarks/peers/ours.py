@@ -12,6 +12,7 @@ from target.model import open_verifier
 from target.vulkan import Device
 
 _SLOT = 0
+_MOST_TOKENS = 32  # of a pass
 
 
 class OurTarget:
@@ -26,7 +27,7 @@ class OurTarget:
             4,
             opened,
             context_length=context_length,
-            max_pass_tokens=32,
+            max_pass_tokens=_MOST_TOKENS,
         )
         self._verifier.open(_SLOT, SamplingParams())
         self._name = f"specdec, {info.name} ({info.driver}), {self._verifier.numerics_id}"
