@@ -6,7 +6,6 @@ positions that the target judged teach: the accepted ones and the first rejected
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, log
@@ -21,9 +20,6 @@ _LEAK = 0.0001  # of the way back to the prior per verdict: endless luck is not 
 _MAX_LOGIT = 5.0
 _POSITION_PRIOR = 30.0  # verdicts' worth of belief that a position is like any other
 _POSITION_MEMORY = 400.0
-_BINS = (0.4, 0.65, 0.85, 1.0)  # upper ends
-_PRIOR_ODDS = (0.3, 0.55, 0.75, 0.95)
-_OUTLOOK_GAIN, _MEAN_GAIN, _SPREAD_GAIN = 0.05, 0.2, 0.06
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +32,12 @@ class Calibration:
 
     def probability(self, confidence: float, index: int) -> float:
         """That the run's token `index` is accepted if those before it are."""
+        return self.probability_of(scaled(confidence, self.margin_scale), index)
+
+    def probability_of(self, margin: float, index: int) -> float:
+        """The same of a margin in logits."""
         bias = self.biases[min(index, len(self.biases) - 1)]
-        return _odds(self.weight * scaled(confidence, self.margin_scale) + bias)
+        return _odds(self.weight * margin + bias)
 
     def survival(self, confidences: Sequence[float]) -> list[float]:
         """S_1 .. S_K: the probability that the run is accepted at least so far."""
@@ -117,56 +117,6 @@ class Calibrator:
         step = 4.0 / (_POSITION_PRIOR + min(self._counts[index], _POSITION_MEMORY))
         offset = self._positions[index] + step * error
         self._positions[index] = min(max(0.9998 * offset, -1.5), 1.5)
-
-
-class Outlook:
-    """How likely tokens are to be accepted that are not drafted yet, by position in the run.
-
-    Running shares of the calibrated probabilities of what was drafted there, sorted into a few
-    bins. A position is reached only after what is before it looked good, which is how the shares
-    will be used as well.
-    """
-
-    def __init__(self, max_length: int) -> None:
-        share = 1.0 / len(_BINS)
-        self._odds = [[(p, share) for p in _PRIOR_ODDS] for _ in range(max(max_length, 1))]
-
-    @property
-    def odds(self) -> tuple[tuple[tuple[float, float], ...], ...]:
-        """By position: pairs of a probability of acceptance and how often it is met."""
-        return tuple(map(tuple, self._odds))
-
-    @property
-    def means(self) -> tuple[float, ...]:
-        """By position: the mean probability of acceptance."""
-        return tuple(sum(p * share for p, share in odds) for odds in self._odds)
-
-    def observe(self, confidences: Sequence[float], calibration: Calibration) -> None:
-        """Learn from a run, whether it was checked or not.
-
-        Positions it did not reach follow the last it did, more slowly: else a text that never went
-        so far would be believed about one that could.
-        """
-        length = min(len(confidences), len(self._odds))
-        for index in range(length):
-            probability = calibration.probability(confidences[index], index)
-            hit = bisect_left(_BINS, probability)
-            odds = self._odds[index]
-            for i, (p, share) in enumerate(odds):
-                moved = _MEAN_GAIN * (probability - p) if i == hit else 0.0
-                odds[i] = (p + moved, share + _OUTLOOK_GAIN * ((i == hit) - share))
-        if length:
-            self._spread(length)
-
-    def _spread(self, length: int) -> None:
-        """Move the odds beyond a run's length towards those of its last position."""
-        for odds in self._odds[length:]:
-            for i, (p, share) in enumerate(odds):
-                last_p, last_share = self._odds[length - 1][i]
-                odds[i] = (
-                    p + _SPREAD_GAIN * (last_p - p),
-                    share + _SPREAD_GAIN * (last_share - share),
-                )
 
 
 def scaled(confidence: float, margin_scale: float) -> float:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
-from specdec.calibration import Calibration, Calibrator, Outlook
+from specdec.calibration import Calibration, Calibrator
 from specdec.costs import Costs, CostTable
+from specdec.outlook import Outlook
 from specdec.overlap import OverlapChoice
+from specdec.probing import Allowance, Probing
 from specdec.stopping import AdaptiveStopping
 from specdec.types import DraftRun, RoundReport, SamplingParams, StoppingRule
 
@@ -16,10 +18,7 @@ _NUM_POSITIONS = 4  # with odds of their own; the last holds from there on
 _BIAS_GAIN, _BIAS_LEAK = 0.15, 0.02  # of a sequence's own bias, per verdict
 _RATE_MEMORY = 0.95  # what a sequence's running rate keeps per round
 _CARRIED_ROUNDS = 5.0  # rounds' worth of the last rate that a new sequence starts with
-_PROBE_SHARE = 0.01  # of plain time that probes may cost
 _SETTLED, _COSTS_KEPT = 100, 4  # after so many rounds a table of costs serves so many
-_PROMISE_KEPT, _LEAST_PROMISE = 0.7, 0.4
-_PROBE_INTERVALS = (4, 100)  # rounds: least and most between two probes
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,31 +91,6 @@ class RunningRate:
         return max(plain, self._num_tokens / self._elapsed_s) if self._elapsed_s else plain
 
 
-class Probing:
-    """When to try a draft though none is expected to pay: once in a new text, then rarely.
-
-    A run that has paid is followed up until others have not.
-    """
-
-    def __init__(self) -> None:
-        self._num_waited = _PROBE_INTERVALS[1]
-        self._promise = 0.0
-
-    def is_due(self, costs: CostTable) -> bool:
-        """Whether this plain round should be a probe; called once per such round."""
-        least, most = _PROBE_INTERVALS
-        interval = min(max(costs.price(1, 1) / _PROBE_SHARE, least), most)
-        self._num_waited += 1
-        if self._promise > _LEAST_PROMISE or self._num_waited >= interval:
-            self._num_waited = 0
-            return True
-        return False
-
-    def observe(self, has_paid: bool) -> None:
-        """Learn how a checked run fared."""
-        self._promise = 1.0 if has_paid else _PROMISE_KEPT * self._promise
-
-
 @dataclass(slots=True)
 class _Slot:
     """What is kept of one running sequence."""
@@ -145,7 +119,7 @@ class AdaptiveLength:
     Costs come from the rounds themselves, odds from the target's verdicts. The rate that seconds
     are charged at is that of a sequence's own last rounds: tokens saved in one text cannot be spent
     in another. Where drafting does not pay, single rounds find out whether it would again; what
-    these may cost is bounded.
+    these may cost is bounded, and so is what a start with wrong odds may.
     """
 
     def __init__(self, costs: Costs, max_draft_length: int, overlap: str = "off") -> None:
@@ -157,6 +131,7 @@ class AdaptiveLength:
         self._outlooks: dict[bool, Outlook] = {}
         self._slots: dict[int, _Slot] = {}
         self._last_rate = RunningRate()
+        self._allowance = Allowance()
         self._num_rounds = 0
 
     @property
@@ -168,7 +143,8 @@ class AdaptiveLength:
         """Start from what the sequences before have taught."""
         is_greedy = sampling.temperature == 0.0
         calibrator = self._calibrators.setdefault(is_greedy, Calibrator(_NUM_POSITIONS))
-        outlook = self._outlooks.setdefault(is_greedy, Outlook(self._max_draft_length))
+        last = self._outlooks.get(is_greedy) or Outlook(self._max_draft_length)
+        outlook = self._outlooks[is_greedy] = last.for_new_text()
         scale = 1.0 if is_greedy else sampling.temperature
         self._slots[slot] = _Slot(
             calibrator,
@@ -187,12 +163,15 @@ class AdaptiveLength:
             state.is_asked = False
             return FixedStopping(0)  # a plain pass tells what all else is compared with
         state.calibration = state.calibrator.snapshot(state.margin_scale, state.own_bias)
+        longest = min(longest, self._max_draft_length, costs.longest_run)
+        length = self._allowance.longest_run(costs, longest)
+        odds = state.outlook.odds(state.calibration, length)
         rule = AdaptiveStopping(
-            max_length=min(longest, self._max_draft_length, costs.longest_run),
+            max_length=length,
             min_length=0,
             calibration=state.calibration,
-            odds=state.outlook.odds,
-            mean_probability=state.outlook.means,
+            odds=odds,
+            mean_probability=tuple(sum(p * share for p, share in pairs) for pairs in odds),
             costs=costs,
             rate=state.rate.tokens_per_s(costs),
             num_endings=self._overlap.num_endings,
@@ -223,11 +202,15 @@ class AdaptiveLength:
             self._overlap.observe(report)
             self._learn_draft_cost(state, report)
         state.has_drafted = num_drafted > 0
-        state.outlook.observe(run.confidences, state.calibration)
+        state.outlook.observe(run.confidences, state.margin_scale)
         for index in range(min(num_checked, num_accepted + 1)):
             state.learn(run.confidences[index], index, index < num_accepted)
         if num_checked and state.costs is not None:
             state.probing.observe(num_accepted >= state.costs.price(num_drafted, num_checked))
+        if state.costs is not None:
+            num_waited_for = num_drafted - run.work.num_ready
+            gain = num_accepted - state.costs.price(num_waited_for, num_checked)
+            self._allowance.observe(gain)
         state.rate.observe(num_accepted + 1, report.draft_s + report.verify_s + report.other_s)
 
     def _learn_draft_cost(self, state: _Slot, report: RoundReport) -> None:
@@ -249,7 +232,7 @@ class AdaptiveLength:
         odds = {
             "greedy" if is_greedy else "sampled": {
                 **calibrator.to_json(),
-                "mean_probability": [round(p, 4) for p in self._outlooks[is_greedy].means],
+                "margins": self._outlooks[is_greedy].to_json(),
             }
             for is_greedy, calibrator in self._calibrators.items()
         }

@@ -27,9 +27,10 @@ _LEAST_HOPE = 0.02  # tokens less likely to survive than this are not looked for
 class AdaptiveStopping:
     """The rule for one run: a snapshot of calibration, costs and rate.
 
-    `mean_probability` says, by position, how likely a token not drafted yet is to be accepted; the
-    last entry holds from there on. A run is at least `min_length` long, and is then checked as far:
-    that is how a controller that has stopped drafting finds out whether it would pay again.
+    `odds` says, by position, how likely a token not drafted yet is to be accepted: pairs of a
+    probability and how often it is met; `mean_probability` is their mean. A run is at least
+    `min_length` long, and is then checked as far: that is how a controller that has stopped
+    drafting finds out whether it would pay again.
     """
 
     max_length: int
