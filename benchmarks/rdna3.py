@@ -45,7 +45,6 @@ NO_RADV = 3  # exit status: this machine cannot compile for the 780M
 BANDWIDTH = 89.6e9  # bytes/s, LPDDR5x-5600 on 128 bits
 LANES_PER_S = 12 * 64 * 2.7e9
 VGPRS_PER_LANE_SLOT = 512  # of a SIMD, for 64 lanes
-SIZES = (1, 2, 4, 8, 16)
 CONTEXT_LENGTH = 8192
 
 
@@ -189,7 +188,7 @@ def compile_here(write_table: bool, depths: list[int]) -> None:
     version = device.info.driver.rpartition("Mesa ")[2].split("-")[0]
     paper = Paper(device, tuning_for(device.info))
     programs = paper.compile_all()
-    estimates = [paper.estimate(rows, depth) for depth in depths for rows in SIZES]
+    estimates = [paper.estimate(rows, depth) for depth in depths for rows in PASS_ROWS]
     for passes in paper.passes:
         passes.release()
     print(f"{device.info.name}, Mesa {version}, tuning {paper.tuning.name}: static, never run")

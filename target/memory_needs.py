@@ -57,23 +57,34 @@ def check_memory(device: Device, needs: MemoryNeeds) -> None:
     """DeviceError that says needed and available, per part, if the device has too little."""
     available = device.memory.available_bytes()
     if needs.total_bytes > available:
+        room = available - needs.total_bytes + needs.kv_bytes
+        advice = _advice(room * needs.num_slots // needs.kv_bytes)
         raise DeviceError(
             f"{device.info.name} has {available / _GIB:.2f} GiB free, the model needs "
-            f"{needs.total_bytes / _GIB:.2f} GiB ({needs}): use a smaller run.context_length, "
-            "run.batch_size or model"
+            f"{needs.total_bytes / _GIB:.2f} GiB ({needs}): {advice}, or a smaller model"
         )
+
+
+def _advice(num_slots: int) -> str:
+    """What to change where no more than `num_slots` sequences find room."""
+    if num_slots < 1:
+        return "use a smaller run.context_length"
+    return f"use run.batch_size = {num_slots} at most or a smaller run.context_length"
 
 
 def _check_bindings(device: Device, sizes: RunSizes) -> None:
     limit = device.memory.binding_limit_bytes
-    buffers = {
-        f"KV cache of layer {layer}": sizes.kv_region_bytes(layer)
-        for layer in range(sizes.shape.num_layers)
-    }
-    for name, size in {**buffers, **sizes.scratch_bytes()}.items():
+    for layer in range(sizes.shape.num_layers):
+        size = sizes.kv_region_bytes(layer)
         if size > limit:
             raise DeviceError(
-                f"{name} needs {size} bytes for {sizes.num_slots} x {sizes.context_length} tokens; "
-                f"{device.info.name} binds at most {limit}: use a smaller run.context_length "
-                "or run.batch_size"
+                f"KV cache of layer {layer} needs {size} bytes for {sizes.num_slots} x "
+                f"{sizes.context_length} tokens; {device.info.name} binds at most {limit}: "
+                f"{_advice(limit * sizes.num_slots // size)}"
+            )
+    for name, size in sizes.scratch_bytes().items():
+        if size > limit:
+            raise DeviceError(
+                f"{name} needs {size} bytes for {sizes.context_length} tokens; "
+                f"{device.info.name} binds at most {limit}: {_advice(0)}"
             )

@@ -73,8 +73,9 @@ def test_no_program_spills_whatever_the_version_of_mesa(report: dict[str, object
 @pytest.mark.slow
 def test_passes_of_up_to_16_tokens_wait_for_memory_on_paper(report: dict[str, object]) -> None:
     estimates = report["estimates"]
-    assert {row["m"] for row in estimates} == {1, 2, 4, 8, 16}
-    for row in estimates:
+    small = [row for row in estimates if row["m"] <= 16]
+    assert {row["m"] for row in small} == {1, 2, 4, 8, 16}
+    for row in small:
         assert 0 < row["products_ms"] + row["attention_ms"] < 0.75 * row["memory_ms"], row
 
 

@@ -16,7 +16,7 @@ from specdec.types import SamplingParams, Segment
 if os.environ.get("SPECDEC_TEST_DEVICE") == "none":
     pytest.skip("no Vulkan device wanted", allow_module_level=True)
 
-from target.memory_needs import memory_needs
+from target.memory_needs import check_memory, memory_needs
 from target.model import VulkanVerifier, open_verifier
 from target.packing import PackedModel, WeightMap
 from target.sizes import RunSizes, fit_rows, matrix_parts
@@ -114,9 +114,23 @@ def test_a_context_too_long_for_a_binding_is_refused(quiet_device: Device) -> No
 
 
 def test_too_many_slots_for_a_binding_are_refused(quiet_device: Device) -> None:
-    with pytest.raises(DeviceError, match=r"KV cache of layer 0 needs .*run.batch_size"):
-        open_verifier(RandomModel(), SMALL, 8, quiet_device, context_length=256, num_slots=1 << 20)
+    most = quiet_device.memory.binding_limit_bytes // sizes().kv_region_bytes(1)
+    wanted = rf"KV cache of layer 1 needs .*use run.batch_size = {most} at most"
+    with pytest.raises(DeviceError, match=wanted):
+        open_verifier(RandomModel(), SMALL, 8, quiet_device, context_length=256, num_slots=most + 1)
     assert quiet_device.handle is None
+
+
+def test_too_little_memory_for_a_batch_names_the_largest_that_fits(
+    quiet_device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs = memory_needs(quiet_device, WeightMap(sizes(num_slots=16), quiet_device))
+    monkeypatch.setattr(Memory, "available_bytes", lambda _: needs.total_bytes)
+    check_memory(quiet_device, needs)
+    too_little = needs.total_bytes - needs.kv_bytes // 2
+    monkeypatch.setattr(Memory, "available_bytes", lambda _: too_little)
+    with pytest.raises(DeviceError, match=r"use run.batch_size = 8 at most"):
+        check_memory(quiet_device, needs)
 
 
 def test_a_fault_while_loading_gives_everything_back(quiet_device: Device) -> None:
