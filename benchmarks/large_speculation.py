@@ -24,7 +24,7 @@ import json
 import platform
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +34,9 @@ from specdec.checkpoint import open_checkpoint
 from specdec.controller import AdaptiveLength, FixedLength
 from specdec.costs import Costs
 from specdec.gemma3.loading import from_checkpoint
+from specdec.planning import Controller, PassPlan, Turn
 from specdec.tokenizer import Tokenizer
-from specdec.types import Controller, RoundReport, SamplingParams, StoppingRule
+from specdec.types import RoundReport, SamplingParams
 from target.pass_sizes import BLOCK_ROWS, PASS_ROWS
 
 PROMPTS = Path(__file__).parent / "prompts"
@@ -76,13 +77,13 @@ class Switched:
         """A sequence starts."""
         self.current.open(slot, sampling)
 
-    def plan(self, slot: int, position: int, longest: int) -> StoppingRule:
-        """The current one's rule."""
-        return self.current.plan(slot, position, longest)
+    def plan(self, turns: Sequence[Turn], max_tokens: int) -> PassPlan:
+        """The current one's plan."""
+        return self.current.plan(turns, max_tokens)
 
-    def observe(self, slot: int, report: RoundReport) -> None:
+    def observe(self, reports: Mapping[int, RoundReport]) -> None:
         """Told to the current one."""
-        self.current.observe(slot, report)
+        self.current.observe(reports)
 
     def close(self, slot: int) -> None:
         """The sequence has ended."""

@@ -16,6 +16,7 @@ import json
 import os
 import statistics
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,8 +29,9 @@ from specdec.controller import AdaptiveLength, FixedLength
 from specdec.cost_cache import processor_name
 from specdec.costs import Costs
 from specdec.load import load_target
+from specdec.planning import Controller, PassPlan, Turn
 from specdec.timeline import TimelineRecorder
-from specdec.types import Controller, RoundReport, SamplingParams, StoppingRule, Verifier
+from specdec.types import RoundReport, SamplingParams, Verifier
 
 PROMPTS = Path(__file__).parent / "prompts"
 WAYS = ("off", "chain", "branch", "auto")
@@ -55,13 +57,13 @@ class Switched:
         """A sequence starts."""
         self.current.open(slot, sampling)
 
-    def plan(self, slot: int, position: int, longest: int) -> StoppingRule:
+    def plan(self, turns: Sequence[Turn], max_tokens: int) -> PassPlan:
         """As the current one says."""
-        return self.current.plan(slot, position, longest)
+        return self.current.plan(turns, max_tokens)
 
-    def observe(self, slot: int, report: RoundReport) -> None:
+    def observe(self, reports: Mapping[int, RoundReport]) -> None:
         """Teach the current one."""
-        self.current.observe(slot, report)
+        self.current.observe(reports)
 
     def close(self, slot: int) -> None:
         """The sequence has ended."""

@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 from specdec.controller import AdaptiveLength, FixedLength
 from specdec.costs import Costs, CostTable
+from specdec.planning import Controller
 from specdec.replay import Noise, ReplayedRound, clairvoyant_s, replay, total_s
 from specdec.traces import Trace, load_traces
-from specdec.types import Controller
 
 MAX_DRAFT = 15
 NUM_ORDERS = 3

@@ -49,7 +49,8 @@ class RunConfig:
 
     max_new_tokens: int = 256
     context_length: int = 0  # 0: the model's
-    batch_size: int = 1
+    batch_size: int = 1  # prompts that run at once
+    order: str = "arrival"  # in which waiting prompts start: arrival or longest first
     kv: str = "fp16"  # keys and values in the cache: fp16 or int8
     validation: bool = False  # the Vulkan validation layer
 
@@ -76,6 +77,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "speculation.mode": ("auto", "fixed", "off"),
     "speculation.overlap": ("auto", "off", "chain", "branch"),
     "run.kv": ("fp16", "int8"),
+    "run.order": ("arrival", "longest"),
 }
 
 # sampling keys of other engines, and why they are none here
@@ -99,7 +101,7 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "sampling.seed": (0, 2**64 - 1),
     "run.max_new_tokens": (1, 2**31 - 1),
     "run.context_length": (0, 2**31 - 1),
-    "run.batch_size": (1, 1),
+    "run.batch_size": (1, 64),
 }
 
 

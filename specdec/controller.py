@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf
 
 from specdec.calibration import Calibration, Calibrator
 from specdec.costs import Costs, CostTable
 from specdec.outlook import Outlook
-from specdec.overlap import OverlapChoice
+from specdec.overlap import OFF, OverlapChoice
+from specdec.pacing import RunningRate
+from specdec.planning import PassPlan, Turn
 from specdec.probing import Allowance, Probing
-from specdec.stopping import AdaptiveStopping
-from specdec.types import DraftRun, RoundReport, SamplingParams, StoppingRule
+from specdec.stopping import AdaptiveStopping, FixedStopping, even_share, share_budget
+from specdec.types import DraftRun, RoundReport, SamplingParams
 
 _NUM_POSITIONS = 4  # with odds of their own; the last holds from there on
 _BIAS_GAIN, _BIAS_LEAK = 0.15, 0.02  # of a sequence's own bias, per verdict
-_RATE_MEMORY = 0.95  # what a sequence's running rate keeps per round
-_CARRIED_ROUNDS = 5.0  # rounds' worth of the last rate that a new sequence starts with
 _SETTLED, _COSTS_KEPT = 100, 4  # after so many rounds a table of costs serves so many
 
 
 @dataclass(frozen=True, slots=True)
-class FixedStopping:
-    """Draft `max_length` tokens, check them all."""
+class FixedPlan:
+    """Every sequence drafts up to a length, and all is checked."""
 
-    max_length: int
-    num_endings: int = 0
-    patience_s: float = inf
+    rules: tuple[FixedStopping, ...]
 
-    def should_continue(self, confidences: Sequence[float]) -> bool:
-        """Until the length is reached."""
-        return len(confidences) < self.max_length
-
-    def num_to_check(self, run: DraftRun) -> int:
-        """The whole run."""
-        return min(len(run.token_ids), self.max_length)
+    def share(self, runs: Sequence[DraftRun]) -> tuple[int, ...]:
+        """The whole runs."""
+        return tuple(rule.num_to_check(run) for rule, run in zip(self.rules, runs, strict=True))
 
 
 class FixedLength:
@@ -54,41 +47,19 @@ class FixedLength:
     def open(self, slot: int, sampling: SamplingParams) -> None:
         """Every sequence is treated alike."""
 
-    def plan(self, slot: int, position: int, longest: int) -> FixedStopping:
-        """The fixed length, wherever the sequence stands."""
-        return FixedStopping(min(self._draft_length, longest), self._overlap.num_endings)
+    def plan(self, turns: Sequence[Turn], max_tokens: int) -> FixedPlan:
+        """The fixed length, wherever a sequence stands; what the pass has room for, shared."""
+        wanted = [min(self._draft_length, turn.longest) for turn in turns]
+        lengths = even_share(wanted, max_tokens - len(turns))
+        num_endings = _num_endings(self._overlap, turns)
+        return FixedPlan(tuple(FixedStopping(length, num_endings) for length in lengths))
 
-    def observe(self, slot: int, report: RoundReport) -> None:
+    def observe(self, reports: Mapping[int, RoundReport]) -> None:
         """Learn how to overlap."""
-        self._overlap.observe(report)
+        _observe_overlap(self._overlap, reports)
 
     def close(self, slot: int) -> None:
         """Nothing is kept."""
-
-
-class RunningRate:
-    """Tokens per second over the last rounds."""
-
-    def __init__(self, num_tokens: float = 0.0, elapsed_s: float = 0.0) -> None:
-        self._num_tokens = num_tokens
-        self._elapsed_s = elapsed_s
-
-    def carried(self) -> RunningRate:
-        """The same rate on little evidence, for the next sequence to start from."""
-        if not self._elapsed_s:
-            return RunningRate()
-        weight = _CARRIED_ROUNDS * (1 - _RATE_MEMORY)
-        return RunningRate(weight * self._num_tokens, weight * self._elapsed_s)
-
-    def observe(self, num_tokens: int, elapsed_s: float) -> None:
-        """Count one round."""
-        self._num_tokens = _RATE_MEMORY * self._num_tokens + num_tokens
-        self._elapsed_s = _RATE_MEMORY * self._elapsed_s + elapsed_s
-
-    def tokens_per_s(self, costs: CostTable) -> float:
-        """The rate; never below plain decoding's, which can always be had."""
-        plain = 1.0 / costs.plain_s
-        return max(plain, self._num_tokens / self._elapsed_s) if self._elapsed_s else plain
 
 
 @dataclass(slots=True)
@@ -101,8 +72,8 @@ class _Slot:
     rate: RunningRate
     probing: Probing
     calibration: Calibration  # that the last plan was made with
-    costs: CostTable | None = None  # that plans are made with
-    costs_age: int = 0  # in rounds
+    costs: CostTable | None = None  # of the last plan, as they are to this sequence
+    num_checked: int = 0  # in the last round
     is_asked: bool = False  # the drafter, in this round
     own_bias: float = 0.0  # by how much this text is easier than others, in logits
     has_drafted: bool = False  # in the last round, so the drafter is not behind
@@ -113,13 +84,30 @@ class _Slot:
         self.own_bias = (1 - _BIAS_LEAK) * self.own_bias + _BIAS_GAIN * error
 
 
+@dataclass(frozen=True, slots=True)
+class AdaptivePlan:
+    """The rules of sequences that share a pass, and what sharing it costs them."""
+
+    rules: tuple[AdaptiveStopping, ...]
+    costs: CostTable
+    rate: float  # of all sequences together, tokens per second
+    max_tokens: int
+
+    def share(self, runs: Sequence[DraftRun]) -> tuple[int, ...]:
+        """The prefixes that are together of the greatest value."""
+        stakes = [rule.stakes(run) for rule, run in zip(self.rules, runs, strict=True)]
+        return share_budget(stakes, self.costs, self.rate, self.max_tokens)
+
+
 class AdaptiveLength:
     """Drafts and checks what pays, at measured costs and calibrated odds; may stop drafting.
 
     Costs come from the rounds themselves, odds from the target's verdicts. The rate that seconds
-    are charged at is that of a sequence's own last rounds: tokens saved in one text cannot be spent
-    in another. Where drafting does not pay, single rounds find out whether it would again; what
-    these may cost is bounded, and so is what a start with wrong odds may.
+    are charged at is that of the last rounds of the sequences in the pass: tokens saved in one text
+    cannot be spent in another. A pass of many sequences costs each what its tokens add, so drafting
+    fades out as the batch fills the device. Where drafting does not pay, single rounds find out
+    whether it would again; what these may cost is bounded, and so is what a start with wrong odds
+    may.
     """
 
     def __init__(self, costs: Costs, max_draft_length: int, overlap: str = "off") -> None:
@@ -133,6 +121,8 @@ class AdaptiveLength:
         self._last_rate = RunningRate()
         self._allowance = Allowance()
         self._num_rounds = 0
+        self._table: CostTable | None = None  # that plans are made with
+        self._table_age = 0  # in rounds
 
     @property
     def mode(self) -> str:
@@ -146,6 +136,7 @@ class AdaptiveLength:
         last = self._outlooks.get(is_greedy) or Outlook(self._max_draft_length)
         outlook = self._outlooks[is_greedy] = last.for_new_text()
         scale = 1.0 if is_greedy else sampling.temperature
+        self._table = None  # another text, another context
         self._slots[slot] = _Slot(
             calibrator,
             outlook,
@@ -155,13 +146,30 @@ class AdaptiveLength:
             calibrator.snapshot(scale),
         )
 
-    def plan(self, slot: int, position: int, longest: int) -> StoppingRule:
-        """The rule for one run; a fixed length of 0 where drafting does not pay."""
-        state = self._slots[slot]
-        costs = self._cost_table(state, position)
-        if costs is None or self._costs.is_plain_due:
-            state.is_asked = False
-            return FixedStopping(0)  # a plain pass tells what all else is compared with
+    def plan(self, turns: Sequence[Turn], max_tokens: int) -> PassPlan:
+        """The plan of one pass; fixed lengths of 0 where drafting does not pay."""
+        num_sequences = len(turns)
+        costs = self._cost_table(turns)
+        if costs is None or self._costs.is_plain_due(num_sequences):
+            for turn in turns:
+                self._slots[turn.slot].is_asked = False
+            # a plain pass tells what all else is compared with
+            return FixedPlan((FixedStopping(0),) * num_sequences)
+        own_rates = sum(self._slots[turn.slot].rate.tokens_per_s for turn in turns)
+        plain_s = costs.pass_s[num_sequences] + costs.other_s
+        rate = max(num_sequences / plain_s, own_rates)  # plain decoding can always be had
+        num_checked = sum(self._slots[turn.slot].num_checked for turn in turns)
+        rules = []
+        for turn in turns:
+            state = self._slots[turn.slot]
+            state.costs = costs.beside(num_sequences - 1 + num_checked - state.num_checked)
+            rules.append(self._rule(state, turn.longest, rate, _num_endings(self._overlap, turns)))
+        return AdaptivePlan(tuple(rules), costs, rate, min(max_tokens, len(costs.pass_s) - 1))
+
+    def _rule(self, state: _Slot, longest: int, rate: float, num_endings: int) -> AdaptiveStopping:
+        """The rule for one run, at what passes cost to this sequence."""
+        assert state.costs is not None, "the plan has just set them"
+        costs = state.costs
         state.calibration = state.calibrator.snapshot(state.margin_scale, state.own_bias)
         longest = min(longest, self._max_draft_length, costs.longest_run)
         length = self._allowance.longest_run(costs, longest)
@@ -173,35 +181,51 @@ class AdaptiveLength:
             odds=odds,
             mean_probability=tuple(sum(p * share for p, share in pairs) for pairs in odds),
             costs=costs,
-            rate=state.rate.tokens_per_s(costs),
-            num_endings=self._overlap.num_endings,
+            rate=rate,
+            num_endings=num_endings,
         )
-        expected = replace(rule, costs=costs.with_draft_share(self._overlap.waited_share))
+        waited_share = self._overlap.waited_share if num_endings != OFF else 1.0
+        expected = replace(rule, costs=costs.with_draft_share(waited_share))
         if rule.max_length > 0 and not expected.should_continue(()):
             is_probe = state.probing.is_due(costs)
             rule = replace(rule, min_length=is_probe, max_length=rule.max_length * is_probe)
         state.is_asked = rule.max_length > 0
         return rule
 
-    def _cost_table(self, state: _Slot, position: int) -> CostTable | None:
+    def _cost_table(self, turns: Sequence[Turn]) -> CostTable | None:
         """Costs now; once much is known, as they were a few rounds ago, for tables take time."""
-        if state.costs is None or self._num_rounds < _SETTLED or state.costs_age >= _COSTS_KEPT:
-            state.costs, state.costs_age = self._costs.table(position), 0
-        state.costs_age += 1
-        return state.costs
+        kept, is_settled = self._table, self._num_rounds >= _SETTLED
+        is_young = is_settled and self._table_age < _COSTS_KEPT
+        if kept is None or kept.num_sequences != len(turns) or not is_young:
+            kept = self._costs.table(_mean_position(turns), len(turns))
+            self._table, self._table_age = kept, 0
+        self._table_age += 1
+        return kept
 
-    def observe(self, slot: int, report: RoundReport) -> None:
-        """Learn costs and odds from a finished round."""
+    def observe(self, reports: Mapping[int, RoundReport]) -> None:
+        """Learn costs and odds from a finished pass."""
         self._num_rounds += 1
-        state, run = self._slots[slot], report.run
-        num_accepted = len(report.acceptance.accepted)
-        num_drafted, num_checked = len(run.token_ids), report.num_checked
-        self._costs.observe_pass(num_checked + 1, run.position, report.verify_s)
-        self._costs.observe_other(report.other_s)
+        rounds = reports.values()
+        verify_s = sum(report.verify_s for report in rounds)
+        other_s = sum(report.other_s for report in rounds)
+        elapsed_s = verify_s + other_s + sum(report.draft_s for report in rounds)
+        num_tokens = sum(report.num_checked + 1 for report in rounds)
+        position = _mean_position([report.run for report in rounds])
+        self._costs.observe_pass(num_tokens, position, verify_s)
+        self._costs.observe_other(other_s)
+        if all(self._slots[slot].is_asked for slot in reports):
+            _observe_overlap(self._overlap, reports)
+        for slot, report in reports.items():
+            self._learn(self._slots[slot], report, elapsed_s)
+
+    def _learn(self, state: _Slot, report: RoundReport, elapsed_s: float) -> None:
+        """Learn from one sequence's round; `elapsed_s` is the whole pass's."""
+        run, num_checked = report.run, report.num_checked
+        num_drafted, num_accepted = len(run.token_ids), len(report.acceptance.accepted)
         if state.is_asked:
-            self._overlap.observe(report)
             self._learn_draft_cost(state, report)
         state.has_drafted = num_drafted > 0
+        state.num_checked = num_checked
         state.outlook.observe(run.confidences, state.margin_scale)
         for index in range(min(num_checked, num_accepted + 1)):
             state.learn(run.confidences[index], index, index < num_accepted)
@@ -211,7 +235,7 @@ class AdaptiveLength:
             num_waited_for = num_drafted - run.work.num_ready
             gain = num_accepted - state.costs.price(num_waited_for, num_checked)
             self._allowance.observe(gain)
-        state.rate.observe(num_accepted + 1, report.draft_s + report.verify_s + report.other_s)
+        state.rate.observe(num_accepted + 1, elapsed_s)
 
     def _learn_draft_cost(self, state: _Slot, report: RoundReport) -> None:
         """Learn from the tokens that were waited for; a run that was too late was dear, too."""
@@ -237,3 +261,19 @@ class AdaptiveLength:
             for is_greedy, calibrator in self._calibrators.items()
         }
         return {"mode": self.mode, "odds": odds, "costs": self._costs.to_json()}
+
+
+def _mean_position(places: Sequence[Turn] | Sequence[DraftRun]) -> int:
+    """Where the sequences of a pass stand on average."""
+    return sum(place.position for place in places) // len(places)
+
+
+def _num_endings(overlap: OverlapChoice, turns: Sequence[Turn]) -> int:
+    """Work ahead for one sequence alone: beside others, the drafter has these to work for."""
+    return overlap.num_endings if len(turns) == 1 else OFF
+
+
+def _observe_overlap(overlap: OverlapChoice, reports: Mapping[int, RoundReport]) -> None:
+    """Learn from a sequence that was alone."""
+    if len(reports) == 1:
+        overlap.observe(*reports.values())

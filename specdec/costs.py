@@ -20,6 +20,7 @@ class CostTable:
     draft_step_s: float
     draft_fixed_s: float = 0.0  # of asking the drafter at all
     other_s: float = 0.0  # of every round, whatever is drafted
+    num_sequences: int = 1  # that share a pass: a plain one makes a token of each
 
     @property
     def longest_run(self) -> int:
@@ -44,7 +45,13 @@ class CostTable:
 
     def price(self, num_drafted: int, num_checked: int) -> float:
         """What such a round costs beyond a plain one, in tokens that plain rounds would make."""
-        return self.round_s(num_drafted, num_checked) / self.plain_s - 1.0
+        plain_s = self.plain_s
+        return self.num_sequences * (self.round_s(num_drafted, num_checked) / plain_s - 1.0)
+
+    def beside(self, num_others: int) -> CostTable:
+        """The same costs to one sequence whose pass takes `num_others` tokens of others anyway."""
+        first = min(num_others, len(self.pass_s) - 2)
+        return replace(self, pass_s=self.pass_s[first:]) if first else self
 
 
 class DraftCosts:
@@ -106,18 +113,17 @@ class Costs:
         """Learn from what a round took beside its draft and its pass."""
         self.other.observe(elapsed_s)
 
-    @property
-    def is_plain_due(self) -> bool:
-        """Whether a plain pass is due, for its own cost's sake."""
-        return self.passes.is_plain_due
+    def is_plain_due(self, num_sequences: int = 1) -> bool:
+        """Whether a plain pass of so many sequences is due, for its own cost's sake."""
+        return self.passes.is_plain_due(num_sequences)
 
-    def table(self, context_length: int) -> CostTable | None:
-        """What is known now; None before the first plain passes."""
-        pass_s = self.passes.table(context_length)
+    def table(self, context_length: int, num_sequences: int = 1) -> CostTable | None:
+        """What is known now; None before the first plain passes of so many sequences."""
+        pass_s = self.passes.table(context_length, num_sequences)
         if not pass_s:
             return None
         step_s = self.draft.step_s if self.draft.is_known else _UNKNOWN_STEP * pass_s[1]
-        return CostTable(pass_s, step_s, self.draft.fixed_s, self.other.value)
+        return CostTable(pass_s, step_s, self.draft.fixed_s, self.other.value, num_sequences)
 
     def restore(
         self,

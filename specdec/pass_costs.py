@@ -74,24 +74,30 @@ class PassCosts:
         sizes, values = self._monotone(context_length)
         return self._on_line(num_tokens, sizes, values) if sizes else 0.0
 
-    @property
-    def is_plain_due(self) -> bool:
-        """Whether what is known of plain passes, which all else is compared with, is too old."""
-        level = self._levels.get(1)
+    def is_plain_due(self, num_sequences: int = 1) -> bool:
+        """Whether what is known of plain passes, which all else is compared with, is too old.
+
+        A plain pass has one token of each sequence.
+        """
+        size = self._padded(num_sequences)
+        level = self._levels.get(size)
         if level is None:
             return True
         trust = min(max(_TRUST * level.num_samples, _PLAIN_AGES[0]), _PLAIN_AGES[1])
-        return self._num_passes - self._known_at[1] >= trust
+        return self._num_passes - self._known_at[size] >= trust
 
-    def table(self, context_length: int) -> tuple[float, ...]:
+    def table(self, context_length: int, num_sequences: int = 1) -> tuple[float, ...]:
         """Seconds for m = 0, 1, ...: at most to twice the largest size measured yet.
 
-        Empty until passes of one token are known, which all others are compared with.
+        Empty until plain passes are known, which all others are compared with.
         """
-        if 1 not in self._levels or self._levels[1].num_samples < _CONFIRMED:
+        plain = self._levels.get(self._padded(num_sequences))
+        if plain is None or plain.num_samples < _CONFIRMED:
             return ()
         sizes, values = self._monotone(context_length)
         reach = min(self._max_tokens, 2 * max(sizes, default=0))
+        if reach < num_sequences:
+            return ()
         return (0.0, *(self._on_line(size, sizes, values) for size in range(1, reach + 1)))
 
     def to_json(self) -> dict[str, object]:

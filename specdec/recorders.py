@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from specdec.types import RoundRecorder, RoundReport, SamplingParams
+from specdec.planning import RoundRecorder
+from specdec.types import RoundReport, SamplingParams
 
 
 class Recorders:

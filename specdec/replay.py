@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from specdec.costs import CostTable
+from specdec.planning import Controller, Turn
 from specdec.traces import Trace
-from specdec.types import Acceptance, Controller, DraftRun, RoundReport, SamplingParams
+from specdec.types import Acceptance, DraftRun, RoundReport, SamplingParams
 
 _SLOT = 0
 
@@ -49,7 +50,8 @@ def replay(
         table = costs(len(rounds))
         longest = min(max_draft_length, num_tokens - position - 1)
         context_length = trace.prompt_length + position
-        rule = controller.plan(_SLOT, context_length, longest)
+        plan = controller.plan([Turn(_SLOT, context_length, longest)], max_draft_length + 1)
+        rule = plan.rules[0]
         chain = trace.margins[position][: trace.num_drafted[position]].tolist()
         num_drafted = 0
         while num_drafted < min(rule.max_length, len(chain)) and rule.should_continue(
@@ -57,10 +59,10 @@ def replay(
         ):
             num_drafted += 1
         run = DraftRun(context_length, (0,) * num_drafted, tuple(chain[:num_drafted]))
-        num_checked = rule.num_to_check(run)
+        num_checked = plan.share([run])[0]
         num_accepted = min(int(trace.num_matching[position]), num_checked)
         report = _report(run, num_checked, num_accepted, table, noise)
-        controller.observe(_SLOT, report)
+        controller.observe({_SLOT: report})
         elapsed_s = table.round_s(num_drafted, num_checked)
         rounds.append(ReplayedRound(num_drafted, num_checked, num_accepted, elapsed_s))
         position += num_accepted + 1

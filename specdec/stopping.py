@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from math import inf
 
 from specdec.calibration import Calibration
 from specdec.costs import CostTable
@@ -21,6 +21,31 @@ from specdec.types import DraftRun
 
 _LEAST_PATIENCE_S = 0.002  # less than what a busy system may take to wake a process
 _LEAST_HOPE = 0.02  # tokens less likely to survive than this are not looked forward to
+
+
+@dataclass(frozen=True, slots=True)
+class FixedStopping:
+    """Draft `max_length` tokens, check them all."""
+
+    max_length: int
+    num_endings: int = 0
+    patience_s: float = inf
+
+    def should_continue(self, confidences: Sequence[float]) -> bool:
+        """Until the length is reached."""
+        return len(confidences) < self.max_length
+
+    def num_to_check(self, run: DraftRun) -> int:
+        """The whole run."""
+        return min(len(run.token_ids), self.max_length)
+
+
+@dataclass(frozen=True, slots=True)
+class Stakes:
+    """What a run has to win: S_1, S_2, ..., never rising; `least` tokens are checked anyway."""
+
+    survival: tuple[float, ...] = ()
+    least: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +102,14 @@ class AdaptiveStopping:
 
     def num_to_check(self, run: DraftRun) -> int:
         """The prefix of greatest value."""
-        length = min(len(run.token_ids), self.max_length)
-        values = self._values(self.calibration.survival(run.confidences[:length]))
-        least = min(self.min_length, length)
-        return max(range(least, length + 1), key=values.__getitem__)
+        most = len(self.costs.pass_s) - 1
+        return share_budget([self.stakes(run)], self.costs, self.rate, most)[0]
 
-    def _values(self, survival: Sequence[float]) -> list[float]:
-        """V(0) .. V(K) of the tokens drafted; their draft time is spent already."""
-        pass_s = self.costs.pass_s
-        sums = accumulate(survival, initial=0.0)
-        return [total - self.rate * pass_s[m + 1] for m, total in enumerate(sums)]
+    def stakes(self, run: DraftRun) -> Stakes:
+        """What the run has to win in a pass."""
+        length = min(len(run.token_ids), self.max_length)
+        survival = self.calibration.survival(run.confidences[:length])
+        return Stakes(tuple(survival), min(self.min_length, length))
 
     def _hope(self, num_drafted: int, reached: float, total: float) -> float:
         """The best V in sight after so many tokens of such odds, less the drafting it takes.
@@ -110,12 +133,12 @@ class AdaptiveStopping:
 
 
 def share_budget(
-    survivals: Sequence[Sequence[float]], costs: CostTable, rate: float, max_tokens: int
+    stakes: Sequence[Stakes], costs: CostTable, rate: float, max_tokens: int
 ) -> tuple[int, ...]:
     """How many draft tokens of each sequence one common pass should check.
 
     Args:
-        survivals: for each sequence S_1, S_2, ..., never rising.
+        stakes: of each sequence.
         costs: of passes up to `max_tokens`.
         rate: of all sequences together, tokens per second.
         max_tokens: most tokens in the pass; each sequence's last confirmed token is one of them.
@@ -123,20 +146,35 @@ def share_budget(
     Tokens enter by their survival, the best of all sequences first, so a sequence's own enter in
     order; of all these stages the most valuable wins, which no step of T can hide.
     """
-    lengths = [0] * len(survivals)
-    heap = [(-survival[0], i) for i, survival in enumerate(survivals) if survival]
-    heapq.heapify(heap)
-    num_tokens = len(survivals)
+    lengths = even_share([stake.least for stake in stakes], max_tokens - len(stakes))
+    num_tokens = len(stakes) + sum(lengths)
     assert num_tokens <= max_tokens < len(costs.pass_s), "every sequence feeds one token at least"
+    waiting = [
+        (-stake.survival[length], i)
+        for i, (stake, length) in enumerate(zip(stakes, lengths, strict=True))
+        if length < len(stake.survival)
+    ]
+    heapq.heapify(waiting)
     total, best = 0.0, (-rate * costs.pass_s[num_tokens], tuple(lengths))
-    while heap and num_tokens < max_tokens:
-        gain, i = heapq.heappop(heap)
-        total -= gain
+    while waiting and num_tokens < max_tokens:
+        loss, i = heapq.heappop(waiting)
+        total -= loss
         num_tokens += 1
         lengths[i] += 1
-        if lengths[i] < len(survivals[i]):
-            heapq.heappush(heap, (-survivals[i][lengths[i]], i))
+        if lengths[i] < len(stakes[i].survival):
+            heapq.heappush(waiting, (-stakes[i].survival[lengths[i]], i))
         value = total - rate * costs.pass_s[num_tokens]
         if value > best[0]:
             best = (value, tuple(lengths))
     return best[1]
+
+
+def even_share(wanted: Sequence[int], room: int) -> list[int]:
+    """As much of each number as fits into `room` together, token by token in turn."""
+    shares = [0] * len(wanted)
+    while room > 0 and any(share < want for share, want in zip(shares, wanted, strict=True)):
+        for i, want in enumerate(wanted):
+            if shares[i] < want and room > 0:
+                shares[i] += 1
+                room -= 1
+    return shares

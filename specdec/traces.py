@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import TextIO
 
@@ -20,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdec.errors import UsageError
+from specdec.planning import Turn
+from specdec.stopping import FixedStopping
 from specdec.types import DraftRun, FloatArray, RoundReport, SamplingParams
 
 _LARGEST = float(np.finfo(np.float16).max)
@@ -44,19 +45,13 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class CheckNothing:
-    """Draft the longest run, check none of it."""
+    """Sequences draft as far as their rules say, and nothing of it is checked."""
 
-    max_length: int
-    num_endings: int = 0
-    patience_s: float = inf
+    rules: tuple[FixedStopping, ...]
 
-    def should_continue(self, confidences: Sequence[float]) -> bool:
-        """To the end."""
-        return len(confidences) < self.max_length
-
-    def num_to_check(self, run: DraftRun) -> int:
-        """Nothing: the pass emits one token, and the next run starts one position further."""
-        return 0
+    def share(self, runs: Sequence[DraftRun]) -> tuple[int, ...]:
+        """Nothing: the pass emits a token, and the next run starts one position further."""
+        return (0,) * len(runs)
 
 
 class FullChain:
@@ -73,11 +68,12 @@ class FullChain:
     def open(self, slot: int, sampling: SamplingParams) -> None:
         """Every sequence is treated alike."""
 
-    def plan(self, slot: int, position: int, longest: int) -> CheckNothing:
-        """As long as the pass and the text allow."""
-        return CheckNothing(min(self._max_draft_length, longest))
+    def plan(self, turns: Sequence[Turn], max_tokens: int) -> CheckNothing:
+        """As long as the text allows."""
+        lengths = (min(self._max_draft_length, turn.longest) for turn in turns)
+        return CheckNothing(tuple(map(FixedStopping, lengths)))
 
-    def observe(self, slot: int, report: RoundReport) -> None:
+    def observe(self, reports: Mapping[int, RoundReport]) -> None:
         """Nothing to learn."""
 
     def close(self, slot: int) -> None:

@@ -99,7 +99,8 @@ class Acceptance:
 class RoundReport:
     """One finished round of a sequence, as controllers and recorders see it; times in seconds.
 
-    The pass took `num_checked` + 1 tokens: the last confirmed one and a prefix of `run`.
+    The pass took `num_checked` + 1 tokens of it: the last confirmed one and a prefix of `run`.
+    Sequences that share a pass share its times.
     """
 
     run: DraftRun  # all that was drafted, also what was not checked
@@ -134,7 +135,7 @@ class StoppingRule(Protocol):
         """Whether to draft one more token after those with these confidences."""
 
     def num_to_check(self, run: DraftRun) -> int:
-        """How long a prefix of the run is worth checking."""
+        """How long a prefix of the run is worth checking, whatever others in the pass have."""
 
 
 class Verifier(Protocol):
@@ -260,41 +261,3 @@ class LanguageModel(Protocol):
 
     def truncate(self, slot: int, length: int) -> None:
         """Forget everything the slot holds beyond its first `length` tokens."""
-
-
-class Controller(Protocol):
-    """Decides how many tokens to draft and how many of them to check."""
-
-    @property
-    def mode(self) -> str:
-        """`auto`, `fixed` or `off`, as shown in results."""
-
-    def open(self, slot: int, sampling: SamplingParams) -> None:
-        """A sequence starts in `slot`."""
-
-    def plan(self, slot: int, position: int, longest: int) -> StoppingRule:
-        """The rule for the run at `position`, of at most `longest` tokens."""
-
-    def observe(self, slot: int, report: RoundReport) -> None:
-        """Learn from a finished round."""
-
-    def close(self, slot: int) -> None:
-        """The slot's sequence has ended."""
-
-
-class RoundRecorder(Protocol):
-    """Writes down what the rounds of a run did."""
-
-    def open(
-        self, slot: int, request_id: str, prompt_ids: Sequence[int], sampling: SamplingParams
-    ) -> None:
-        """A request starts in `slot`."""
-
-    def observe(self, slot: int, report: RoundReport) -> None:
-        """Write down a finished round."""
-
-    def close(self, slot: int) -> None:
-        """The slot's request has ended."""
-
-    def release(self) -> None:
-        """Nothing follows; everything observed is on disk afterwards."""

@@ -16,9 +16,10 @@ from specdec.compare.result import Comparison, summarize
 from specdec.compare.table import table
 from specdec.config import Config
 from specdec.controller import FixedLength
-from specdec.engine import Engine, GenerationDefaults
+from specdec.engine import Engine
 from specdec.errors import UsageError
 from specdec.prompts import Prompt
+from specdec.requests import GenerationDefaults
 
 PROMPTS = [Prompt(id=name, text=name * 3, kind=name[0]) for name in ("a1", "b1", "a2", "b2")]
 

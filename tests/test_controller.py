@@ -22,11 +22,13 @@ from synthetic_traces import (
 from specdec.calibration import Calibration, Calibrator
 from specdec.controller import AdaptiveLength, FixedLength
 from specdec.costs import Costs, CostTable
-from specdec.engine import Engine, GenerationDefaults
+from specdec.engine import Engine
+from specdec.planning import Controller
 from specdec.replay import Noise, clairvoyant_s, no_noise, replay, total_s
-from specdec.stopping import AdaptiveStopping, share_budget
+from specdec.requests import GenerationDefaults
+from specdec.stopping import AdaptiveStopping, Stakes, share_budget
 from specdec.traces import Trace
-from specdec.types import Controller, DraftRun
+from specdec.types import DraftRun
 
 TABLES = {
     "flat": flat_costs(),
@@ -230,7 +232,8 @@ def test_a_shared_budget_is_spent_in_the_best_way(seed: int) -> None:
     rng = np.random.default_rng(seed)
     survivals = [np.cumprod(rng.uniform(0.2, 1.0, n)).tolist() for n in (3, 5, 0, 2)]
     for costs, limit in product((flat_costs(), stepped_costs(), steep_costs()), (4, 7, 12)):
-        lengths = share_budget(survivals, costs, 15.0, limit)
+        stakes = [Stakes(tuple(survival)) for survival in survivals]
+        lengths = share_budget(stakes, costs, 15.0, limit)
         value = sum(sum(s[:n]) for s, n in zip(survivals, lengths, strict=True))
         num_tokens = len(survivals) + sum(lengths)
         assert num_tokens <= limit

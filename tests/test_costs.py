@@ -109,12 +109,12 @@ def test_a_size_that_was_slow_while_the_machine_was_busy_is_tried_again() -> Non
 
 def test_plain_passes_fall_due() -> None:
     passes = PassCosts(16)
-    assert passes.is_plain_due
+    assert passes.is_plain_due()
     feed(passes, [1] * 10)
-    assert not passes.is_plain_due
+    assert not passes.is_plain_due()
     for _ in range(300):
         passes.observe(4, 100, STEPS[4])
-    assert passes.is_plain_due
+    assert passes.is_plain_due()
 
 
 @pytest.mark.parametrize("factor", [1.4, 3.0, 0.6])

@@ -5,9 +5,10 @@ from fakes import VOCAB, ByteTokenizer, RuleDrafter, RuleVerifier, rule
 
 from draft.ngram import NgramDrafter
 from specdec.controller import FixedLength
-from specdec.engine import Engine, GenerationDefaults
+from specdec.engine import Engine
 from specdec.generation import Generation
 from specdec.prompts import Prompt
+from specdec.requests import GenerationDefaults
 from specdec.types import Drafter, DraftRun, StoppingRule
 
 

@@ -16,10 +16,11 @@ from vulkan_harness import open_device, run
 from draft.ngram import NgramDrafter
 from draft.reference import ModelDrafter
 from specdec.controller import FixedLength
-from specdec.engine import Engine, GenerationDefaults
+from specdec.engine import Engine
 from specdec.errors import DeviceError
 from specdec.gemma3.loading import from_checkpoint
 from specdec.generation import Generation
+from specdec.requests import GenerationDefaults
 from specdec.sampling import log_probabilities
 from specdec.types import Drafter, FloatArray, SamplingParams, Segment, Verifier
 from target.model import open_verifier

@@ -19,8 +19,9 @@ from draft.worker import WorkerDrafter, WorkerSettings
 from specdec.assets import embedded_model_dir
 from specdec.checkpoint import open_checkpoint
 from specdec.controller import FixedLength
-from specdec.engine import Engine, GenerationDefaults
+from specdec.engine import Engine
 from specdec.gemma3.loading import from_checkpoint
+from specdec.requests import GenerationDefaults
 from specdec.sampling import SamplingParams
 from specdec.tokenizer import Tokenizer
 from specdec.types import Drafter, Segment

@@ -12,9 +12,10 @@ import specdec
 from specdec.checkpoint import Checkpoint, open_checkpoint
 from specdec.controller import FixedLength
 from specdec.convert import convert
-from specdec.engine import Engine, GenerationDefaults
+from specdec.engine import Engine
 from specdec.load.models import open_tokenizer
 from specdec.load.target import open_target
+from specdec.requests import GenerationDefaults
 
 PROMPTS = Path(__file__).parent.parent / "benchmarks" / "prompts"
 CONTEXT = 1024

@@ -1,7 +1,7 @@
 """Records of runs: what is written, that a trace holds every chain, that a replay is exact."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,23 +10,18 @@ from fakes import VOCAB, ByteTokenizer, RuleVerifier, rule
 from synthetic_traces import flat_costs, steep_costs, trace
 
 from draft.reference import ModelDrafter
-from specdec.controller import AdaptiveLength, FixedLength, FixedStopping
+from specdec.controller import AdaptiveLength, FixedLength, FixedPlan
 from specdec.costs import Costs, CostTable
-from specdec.engine import Engine, GenerationDefaults
+from specdec.engine import Engine
 from specdec.errors import UsageError
 from specdec.generation import Generation
+from specdec.planning import Controller, RoundRecorder, Turn
 from specdec.prompts import Prompt
 from specdec.replay import replay
+from specdec.requests import GenerationDefaults
+from specdec.stopping import FixedStopping
 from specdec.traces import FullChain, JsonlRecorder, Trace, load_traces, read_record, save_traces
-from specdec.types import (
-    Controller,
-    DraftRun,
-    FloatArray,
-    RoundRecorder,
-    RoundReport,
-    SamplingParams,
-    StoppingRule,
-)
+from specdec.types import DraftRun, FloatArray, RoundReport, SamplingParams
 
 PROMPTS = [Prompt(id="code/a", text="first"), Prompt(id="prose/b", text="another one")]
 
@@ -134,7 +129,8 @@ class Clockwork(AdaptiveLength):
         super().__init__(Costs(16), 15)
         self.table = table
 
-    def observe(self, slot: int, report: RoundReport) -> None:
+    def observe(self, reports: Mapping[int, RoundReport]) -> None:
+        ((slot, report),) = reports.items()
         timed = RoundReport(
             report.run,
             report.num_checked,
@@ -144,7 +140,7 @@ class Clockwork(AdaptiveLength):
             self.table.pass_s[report.num_checked + 1],
             0.0,
         )
-        super().observe(slot, timed)
+        super().observe({slot: timed})
 
 
 @pytest.mark.parametrize("table", [flat_costs(), steep_costs()])
@@ -161,23 +157,16 @@ def test_an_adaptive_replay_makes_the_rounds_of_the_live_run(
         ]
 
 
-class Halves:
-    """Drafts six tokens, checks half of them."""
+class Halves(FixedPlan):
+    """Checks half of every run."""
 
-    max_length = 6
-    patience_s = 1.0
-    num_endings = 0
-
-    def should_continue(self, confidences: Sequence[float]) -> bool:
-        return len(confidences) < self.max_length
-
-    def num_to_check(self, run: DraftRun) -> int:
-        return len(run.token_ids) // 2
+    def share(self, runs: Sequence[DraftRun]) -> tuple[int, ...]:
+        return tuple(len(run.token_ids) // 2 for run in runs)
 
 
 class HalfChecked(FixedLength):
-    def plan(self, slot: int, position: int, longest: int) -> StoppingRule:
-        return Halves() if longest >= 6 else FixedStopping(0)
+    def plan(self, turns: Sequence[Turn], max_tokens: int) -> FixedPlan:
+        return Halves(tuple(FixedStopping(6 if turn.longest >= 6 else 0) for turn in turns))
 
 
 def test_what_is_not_checked_is_not_accepted_in_a_replay_either(tmp_path: Path) -> None:
@@ -249,4 +238,6 @@ def test_the_full_chain_controller_is_one_and_says_so() -> None:
     controller = FullChain(4)
     controller.open(0, SamplingParams())
     assert controller.mode == "record"
-    assert controller.plan(0, 9, 2).max_length == 2
+    plan = controller.plan([Turn(0, 9, 2)], 16)
+    assert plan.rules[0].max_length == 2
+    assert plan.share([DraftRun(9, (1, 2), (0.0, 0.0))]) == (0,)

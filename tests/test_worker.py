@@ -15,9 +15,10 @@ from faulty_drafters import FAULTS, Fault, Faulty, dying, perfect, unbuildable, 
 
 from draft.worker import WorkerDrafter, WorkerSettings
 from specdec.controller import FixedLength
-from specdec.engine import Engine, GenerationDefaults
+from specdec.engine import Engine
 from specdec.errors import DeviceError
 from specdec.generation import Generation
+from specdec.requests import GenerationDefaults
 from specdec.types import DraftRun, SamplingParams, Segment
 
 GREEDY = SamplingParams()
@@ -90,7 +91,7 @@ def some_slow(values: Sequence[str], quick: Sequence[str]) -> list[object]:
 def test_a_fault_costs_drafts_and_one_warning_and_never_the_output(
     fault: Fault, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("specdec.engine._DRAFT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("specdec.rounds._DRAFT_TIMEOUT_S", 0.2)
     caplog.set_level(logging.INFO, "specdec")
     drafter = WorkerDrafter(Faulty(fault, position=30), HASTY)
     result = generate(drafter, SlowVerifier(0.02))

@@ -16,6 +16,7 @@ from specdec.engine import Engine
 from specdec.errors import SpecdecError, UsageError
 from specdec.generation import Event, Generation
 from specdec.load import load
+from specdec.planning import RoundRecorder
 from specdec.prompts import Prompt, read_prompts
 from specdec.recorders import Recorders
 from specdec.report import summary
@@ -23,7 +24,6 @@ from specdec.stats import SpecStats
 from specdec.timeline import TimelineRecorder
 from specdec.tokenizer import decode_utf8
 from specdec.traces import JsonlRecorder
-from specdec.types import RoundRecorder
 
 # option -> the config key it sets
 _OPTIONS = {

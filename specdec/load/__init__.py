@@ -17,13 +17,15 @@ from specdec.config import Config
 from specdec.controller import AdaptiveLength, FixedLength
 from specdec.cost_cache import CostKey, load_costs, processor_name
 from specdec.costs import Costs
-from specdec.engine import Engine, GenerationDefaults
+from specdec.engine import BatchSettings, Engine
 from specdec.errors import UsageError
 from specdec.load.costs import KeptCosts
 from specdec.load.drafters import open_drafter
 from specdec.load.models import model_dir, open_tokenizer
 from specdec.load.target import open_target
-from specdec.types import Controller, Drafter, RoundRecorder, Verifier
+from specdec.planning import Controller, RoundRecorder
+from specdec.requests import GenerationDefaults, Order
+from specdec.types import Drafter, Verifier
 
 Progress = Callable[[int, int], None]
 
@@ -69,7 +71,7 @@ def load(
             recorders += keeper
         held.pop_all()
     defaults = _defaults(config, checkpoint, stop_strings, stop_token_ids)
-    return Engine(verifier, drafter, controller, tokenizer, defaults, recorders)
+    return Engine(verifier, drafter, controller, tokenizer, defaults, recorders, _batch(config))
 
 
 def load_target(
@@ -104,6 +106,11 @@ def _defaults(
         stop_token_ids=stop_token_ids,
         has_chat_template=checkpoint.info.chat_template is not None,
     )
+
+
+def _batch(config: Config) -> BatchSettings:
+    order: Order = "longest" if config.run.order == "longest" else "arrival"
+    return BatchSettings(config.run.batch_size, order)
 
 
 def _context_length(config: Config, checkpoint: Checkpoint) -> int:

@@ -14,9 +14,9 @@ from specdec.costs import Costs, CostTable
 from specdec.errors import UsageError
 from specdec.level import WINDOW
 from specdec.plan.figures import Label
+from specdec.planning import Controller
 from specdec.replay import ReplayedRound, replay, total_s
 from specdec.traces import Trace, load_traces
-from specdec.types import Controller
 
 MAX_DRAFT = 15
 _LEARNED_SIZES = (1, 2, 4, 8, 16)

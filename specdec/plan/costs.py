@@ -82,8 +82,10 @@ def _table(fields: Fields) -> CostTable:
     passes = [float(str(value)) for value in fields.items("pass_s")]
     if len(passes) < 3 or passes[0] != 0.0 or min(passes[1:]) <= 0.0:
         raise ValueError("pass_s needs 0.0 and then the seconds of passes of 1, 2, ... tokens")
-    rest = (_seconds(fields, name) for name in ("draft_step_s", "draft_fixed_s", "other_s"))
-    return CostTable(tuple(passes), *rest)
+    draft_step_s, draft_fixed_s, other_s = (
+        _seconds(fields, name) for name in ("draft_step_s", "draft_fixed_s", "other_s")
+    )
+    return CostTable(tuple(passes), draft_step_s, draft_fixed_s, other_s)
 
 
 def _learned(fields: Fields) -> CostTable:

@@ -1,0 +1,235 @@
+"""Many prompts at once: each line of output is what its prompt gives alone and plain."""
+
+import gc
+import logging
+import random
+import tracemalloc
+from collections.abc import Iterator, Sequence
+
+import pytest
+from fakes import VOCAB, ByteTokenizer, RuleDrafter, RuleVerifier
+
+from draft.ngram import NgramDrafter
+from specdec.controller import AdaptiveLength, FixedLength
+from specdec.costs import Costs
+from specdec.engine import BatchSettings, Engine
+from specdec.generation import Event, Generation
+from specdec.planning import Controller
+from specdec.prompts import Prompt
+from specdec.requests import GenerationDefaults, Order
+from specdec.types import Drafter, SamplingParams, Segment
+
+
+class SeededVerifier(RuleVerifier):
+    """Its choice depends on the sequence's seed too, and it writes down what it is asked."""
+
+    def __init__(self, max_pass_tokens: int = 64, context_length: int = 512) -> None:
+        super().__init__(context_length=context_length)
+        self.max_pass_tokens = max_pass_tokens
+        self.seeds: dict[int, int] = {}
+        self.most_open = 0
+        self.calls: list[tuple[str, int]] = []  # what was done with how many tokens
+
+    def open(self, slot: int, sampling: SamplingParams) -> None:
+        super().open(slot, sampling)
+        self.seeds[slot] = sampling.seed % 1000
+        self.most_open = max(self.most_open, len(self.cache))
+
+    def prefill(self, segment: Segment) -> None:
+        self.calls.append(("prefill", len(segment.token_ids)))
+        super().prefill(segment)
+
+    def verify(self, segments: Sequence[Segment]) -> list[tuple[int, ...]]:
+        self.calls.append(("verify", sum(len(segment.token_ids) for segment in segments)))
+        chosen = super().verify(segments)
+        return [
+            tuple(2 + (token + self.seeds[segment.slot]) % (VOCAB - 2) for token in tokens)
+            for segment, tokens in zip(segments, chosen, strict=True)
+        ]
+
+
+DEFAULTS = GenerationDefaults(max_new_tokens=30, eos_ids=frozenset({7}))
+
+
+def engine(
+    drafter: Drafter | None = None,
+    controller: Controller | None = None,
+    batch_size: int = 1,
+    verifier: RuleVerifier | None = None,
+    order: Order = "arrival",
+    defaults: GenerationDefaults = DEFAULTS,
+) -> Engine:
+    return Engine(
+        verifier or SeededVerifier(),
+        drafter,
+        controller or FixedLength(4 if drafter else 0),
+        ByteTokenizer(),
+        defaults,
+        batch=BatchSettings(batch_size, order),
+    )
+
+
+def prompts(count: int, seed: int = 0) -> list[Prompt]:
+    """Of very different lengths, some with limits of their own."""
+    rng = random.Random(seed)
+    asked = []
+    for number in range(count):
+        text = "".join(chr(rng.randrange(33, 120)) for _ in range(rng.choice((1, 5, 30, 300))))
+        limit = rng.choice((None, 1, 2, 60))
+        asked.append(Prompt(id=f"p{number}", text=text, max_new_tokens=limit))
+    return asked
+
+
+def results(events: Iterator[Event]) -> dict[str, Generation]:
+    texts: dict[str, str] = {}
+    found: dict[str, Generation] = {}
+    for event in events:
+        texts[event.request_id] = texts.get(event.request_id, "") + event.text
+        assert event.request_id not in found, "nothing comes after a result"
+        if event.result:
+            found[event.request_id] = event.result
+            assert texts[event.request_id] == event.result.text
+    return found
+
+
+def what(found: dict[str, Generation]) -> dict[str, tuple[str, tuple[int, ...], str, int]]:
+    return {r.id: (r.text, r.token_ids, r.finish_reason, r.seed) for r in found.values()}
+
+
+PLAIN = what({p.id: results(engine().generate([p]))[p.id] for p in prompts(60)})
+
+
+def drafter(name: str) -> tuple[Drafter | None, Controller]:
+    if name == "plain":
+        return None, FixedLength(0)
+    if name == "ngram":
+        return NgramDrafter(), FixedLength(5)
+    accuracy = {"right": 1.0, "wrong": 0.0}.get(name, 0.6)
+    auto = AdaptiveLength(Costs(64), 15)
+    return RuleDrafter(accuracy), auto if name == "auto" else FixedLength(7)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 16, 64])
+@pytest.mark.parametrize("name", ["plain", "ngram", "right", "wrong", "half", "auto"])
+@pytest.mark.parametrize("order", ["arrival", "longest"])
+def test_each_result_is_what_the_prompt_gives_alone_and_plain(
+    batch_size: int, name: str, order: Order
+) -> None:
+    verifier = SeededVerifier()
+    asked = prompts(60)
+    random.Random(batch_size).shuffle(asked)
+    running = engine(*drafter(name), batch_size, verifier, order)
+    assert what(results(running.generate(asked))) == PLAIN
+    assert verifier.most_open == min(batch_size, 60) and not verifier.cache
+
+
+def test_counts_and_times_of_sequences_add_up_to_the_run() -> None:
+    verifier = SeededVerifier()
+    found = results(engine(RuleDrafter(0.8), None, 8, verifier).generate(prompts(40)))
+    stats = [r.stats for r in found.values()]
+    fed = sum(s.num_passes + s.num_draft_tokens for s in stats)
+    assert fed == sum(count for kind, count in verifier.calls if kind == "verify")
+    for s in stats:
+        assert s.num_tokens <= s.num_passes + s.num_accepted_tokens
+        assert 0.0 < s.verify_s + s.draft_s <= s.decode_s
+
+
+def test_no_more_than_a_part_of_a_prompt_is_fed_between_two_passes() -> None:
+    verifier = SeededVerifier(context_length=3000)
+    asked = [Prompt(id="short", text="x")]
+    asked += [Prompt(id=f"long{n}", text="y" * 2000) for n in range(2)]
+    found = results(engine(None, None, 3, verifier).generate(asked))
+    assert {r.finish_reason for r in found.values()} <= {"length", "eos"}
+    between = 0
+    first_pass = next(i for i, (kind, _) in enumerate(verifier.calls) if kind == "verify")
+    for kind, count in verifier.calls[first_pass:]:
+        between = between + count if kind == "prefill" else 0
+        assert between <= 256
+
+
+def test_a_batch_larger_than_a_pass_is_cut_to_it_with_a_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    verifier = SeededVerifier(max_pass_tokens=16)
+    with caplog.at_level(logging.WARNING):
+        running = engine(RuleDrafter(0.7), None, 64, verifier)
+    assert "run.batch_size is 64; a pass on fake takes 16 tokens, so 16 prompts" in caplog.text
+    assert what(results(running.generate(prompts(60)))) == PLAIN
+    assert verifier.most_open == 16
+
+
+def test_the_longest_go_first_where_that_is_asked_for() -> None:
+    asked = [Prompt(id=str(n), text="x" * n, max_new_tokens=3) for n in (5, 40, 1, 200, 30)]
+    running = engine(order="longest")
+    ids = [event.request_id for event in running.generate(asked) if event.result]
+    assert ids == ["200", "40", "30", "5", "1"]
+
+
+def test_prompts_are_read_no_further_ahead_than_needed() -> None:
+    read = []
+
+    def source() -> Iterator[Prompt]:
+        for number in range(1000):
+            read.append(number)
+            yield Prompt(id=str(number), text="ab", max_new_tokens=4)
+
+    for event in engine(batch_size=4).generate(source()):
+        if event.result:
+            break
+    assert len(read) <= 5
+
+
+def test_what_cannot_run_does_not_stop_the_others() -> None:
+    asked = prompts(20)
+    asked[3:3] = [Prompt(id="empty", text=""), Prompt(id="endless", text="x" * 600)]
+    found = what(results(engine(RuleDrafter(0.5), None, 4).generate(asked)))
+    assert found.pop("empty")[2] == found.pop("endless")[2] == "error"
+    assert found == {name: PLAIN[name] for name in found}
+    assert len(found) == 20
+
+
+def test_cancelling_ends_all_and_keeps_what_was_confirmed() -> None:
+    running = engine(batch_size=4)
+    events = running.generate(prompts(12))
+    seen = [next(events) for _ in range(4)]
+    running.cancel()
+    found = {event.request_id: event.result for event in [*seen, *events] if event.result}
+    assert len(found) == 12
+    cancelled = [r for r in found.values() if r.finish_reason == "cancelled"]
+    assert len(cancelled) >= 8
+    for result in cancelled:
+        assert result.token_ids == PLAIN[result.id][1][: len(result.token_ids)]
+
+
+def test_draining_finishes_what_runs_and_starts_no_more() -> None:
+    running = engine(batch_size=4)
+    events = running.generate(prompts(40))
+    seen = [next(events)]
+    running.drain()
+    found = [event.result for event in [*seen, *events] if event.result]
+    assert len(found) == 4
+    assert all(PLAIN[r.id][1] == r.token_ids for r in found)
+
+
+def test_slots_are_freed_when_the_caller_walks_away() -> None:
+    verifier, drafts = SeededVerifier(), RuleDrafter(1.0)
+    for event in engine(drafts, None, 8, verifier).generate(prompts(20)):
+        if event.result:
+            break
+    assert not verifier.cache and not drafts.tokens
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_ten_thousand_prompts() -> None:
+    source = (Prompt(id=str(n), text="ab", max_new_tokens=2) for n in range(10_000))
+    events = engine(batch_size=16, verifier=RuleVerifier()).generate(source)
+    for _ in range(2000):
+        next(events)
+    tracemalloc.start()
+    try:
+        assert sum(1 for event in events if event.result) > 8000
+        gc.collect()  # lets go of tuples that the interpreter keeps for later, too
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert grown < 50_000
