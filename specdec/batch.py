@@ -8,6 +8,7 @@ from collections.abc import Sequence as Several
 from dataclasses import dataclass, field
 
 from specdec.planning import Controller, RoundRecorder
+from specdec.prefixes import SharedPrefixes
 from specdec.requests import Request
 from specdec.sequence import Sequence
 from specdec.stats import SpecStats
@@ -34,13 +35,16 @@ class Running:
     sequence: Sequence
     stats: SpecStats = field(default_factory=SpecStats)
     num_prefilled: int = 0
+    has_begun: bool = False  # some of the prompt may be in the slot
+    keep_at: int = 0  # how much of the prompt to keep for others once it is in the slot, 0: nothing
 
 
 class Batch:
     """The sequences that run now, at most `num_slots` of them."""
 
-    def __init__(self, parts: EngineParts, num_slots: int) -> None:
+    def __init__(self, parts: EngineParts, num_slots: int, prefixes: SharedPrefixes) -> None:
         self._parts = parts
+        self._prefixes = prefixes
         self._free = list(range(num_slots))
         self._running: dict[int, Running] = {}  # by slot
         self._prefilling: deque[Running] = deque()
@@ -105,11 +109,21 @@ class Batch:
 
     def _feed(self, running: Running, max_tokens: int) -> int:
         """Feed part of a prompt; how many tokens."""
-        start, position = time.perf_counter(), running.num_prefilled
-        ids = running.request.prompt_ids[position:-1][:max_tokens]
+        start, prompt_ids = time.perf_counter(), running.request.prompt_ids
+        slot = running.sequence.slot
+        if not running.has_begun:
+            begun = self._prefixes.begin(slot, prompt_ids)
+            running.num_prefilled, running.keep_at = begun.num_held, begun.keep_at
+            running.has_begun = True
+        position = running.num_prefilled
+        stop = running.keep_at or len(prompt_ids) - 1
+        ids = prompt_ids[position:stop][:max_tokens]
         if ids:
-            self._parts.verifier.prefill(Segment(running.sequence.slot, position, ids))
+            self._parts.verifier.prefill(Segment(slot, position, ids))
         running.num_prefilled += len(ids)
+        if running.num_prefilled == running.keep_at:
+            self._prefixes.keep(slot, prompt_ids[:stop])
+            running.keep_at = 0
         running.stats.prefill_s += time.perf_counter() - start
         return len(ids)
 

@@ -51,8 +51,19 @@ class RunConfig:
     context_length: int = 0  # 0: the model's
     batch_size: int = 1  # prompts that run at once
     order: str = "arrival"  # in which waiting prompts start: arrival or longest first
+    shared_prefixes: int = 1  # beginnings of prompts kept for others, where several run at once
     kv: str = "fp16"  # keys and values in the cache: fp16 or int8
     validation: bool = False  # the Vulkan validation layer
+
+    @property
+    def kept_prefixes(self) -> int:
+        """Slots for shared beginnings of prompts; a sequence alone has nobody to share with."""
+        return self.shared_prefixes if self.batch_size > 1 else 0
+
+    @property
+    def num_slots(self) -> int:
+        """Sequences that the target's cache holds, kept prefixes among them."""
+        return self.batch_size + self.kept_prefixes
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +113,7 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "run.max_new_tokens": (1, 2**31 - 1),
     "run.context_length": (0, 2**31 - 1),
     "run.batch_size": (1, 64),
+    "run.shared_prefixes": (0, 16),
 }
 
 

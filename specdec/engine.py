@@ -10,6 +10,7 @@ from specdec.batch import EngineParts
 from specdec.cohorts import CohortChoice
 from specdec.generation import Event
 from specdec.planning import Controller, RoundRecorder
+from specdec.prefixes import SharedPrefixes
 from specdec.prompts import Prompt
 from specdec.requests import GenerationDefaults, Order, RequestMaker, Waiting
 from specdec.scheduler import Scheduler, StopFlags
@@ -21,10 +22,11 @@ _log = logging.getLogger("specdec")
 
 @dataclass(frozen=True, slots=True)
 class BatchSettings:
-    """How many prompts run at once, and which of those that wait goes first."""
+    """How many prompts run at once, which of those that wait goes first, what they share."""
 
     batch_size: int = 1
     order: Order = "arrival"
+    shared_prefixes: int = 0  # beginnings of prompts that are kept, in slots beyond the batch's
 
 
 class Engine:
@@ -53,6 +55,9 @@ class Engine:
                 verifier.max_pass_tokens,
                 self._num_slots,
             )
+        first = self._batch.batch_size
+        kept_slots = range(first, first + self._batch.shared_prefixes)
+        self._prefixes = SharedPrefixes(verifier, kept_slots)
         self._choice = CohortChoice()
         self._flags = StopFlags()
 
@@ -97,7 +102,9 @@ class Engine:
             for index, item in enumerate(prompts)
         )
         base = sampling or self._defaults.sampling
-        scheduler = Scheduler(self._parts, self._num_slots, self._choice, self._flags)
+        scheduler = Scheduler(
+            self._parts, self._num_slots, self._prefixes, self._choice, self._flags
+        )
         yield from scheduler.run(Waiting(asked, self._maker, base, self._batch.order))
 
     def cancel(self) -> None:

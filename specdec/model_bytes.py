@@ -56,7 +56,7 @@ def scratch_bytes(shape: Gemma3Shape, context_length: int, num_slots: int) -> in
     widest = max(shape.hidden_size, shape.query_size + 2 * shape.kv_size)
     per_row = 4 * (shape.hidden_size + widest + shape.query_size) + shape.intermediate_size * 9 // 8
     partials = rows * shape.num_heads * chunks * (4 * shape.head_dim + 8)
-    logits = 4 * 16 * shape.vocab_size
+    logits = 4 * min(_PASS_ROWS, 16 * num_slots) * shape.vocab_size
     return rows * per_row + partials + logits + 8 * context_length * shape.head_dim
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from specdec.batch import Batch, EngineParts, Running
 from specdec.cohorts import CohortChoice
 from specdec.generation import Event
+from specdec.prefixes import SharedPrefixes
 from specdec.requests import Refusal, Waiting
 from specdec.results import Results
 from specdec.rounds import Cohort, Rounds
@@ -35,9 +36,14 @@ class Scheduler:
     """Runs the requests of one call of `generate`."""
 
     def __init__(
-        self, parts: EngineParts, num_slots: int, choice: CohortChoice, flags: StopFlags
+        self,
+        parts: EngineParts,
+        num_slots: int,
+        prefixes: SharedPrefixes,
+        choice: CohortChoice,
+        flags: StopFlags,
     ) -> None:
-        self._batch = Batch(parts, num_slots)
+        self._batch = Batch(parts, num_slots, prefixes)
         self._rounds = Rounds(parts)
         self._results = Results(parts)
         self._choice = choice

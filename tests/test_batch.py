@@ -58,6 +58,7 @@ def engine(
     verifier: RuleVerifier | None = None,
     order: Order = "arrival",
     defaults: GenerationDefaults = DEFAULTS,
+    shared_prefixes: int = 0,
 ) -> Engine:
     return Engine(
         verifier or SeededVerifier(),
@@ -65,7 +66,7 @@ def engine(
         controller or FixedLength(4 if drafter else 0),
         ByteTokenizer(),
         defaults,
-        batch=BatchSettings(batch_size, order),
+        batch=BatchSettings(batch_size, order, shared_prefixes),
     )
 
 
@@ -145,6 +146,25 @@ def test_no_more_than_a_part_of_a_prompt_is_fed_between_two_passes() -> None:
     for kind, count in verifier.calls[first_pass:]:
         between = between + count if kind == "prefill" else 0
         assert between <= 256
+
+
+@pytest.mark.parametrize("shared_prefixes", [0, 1, 3])
+def test_prompts_that_begin_alike_feed_their_beginning_a_few_times(shared_prefixes: int) -> None:
+    beginning = "Answer in one word, and say why. " * 9
+    asked = [
+        Prompt(id=f"s{n}", text=beginning + chr(40 + n) * (1 + n % 7), max_new_tokens=8)
+        for n in range(40)
+    ]
+    plain = what({p.id: results(engine().generate([p]))[p.id] for p in asked})
+    verifier = SeededVerifier()
+    running = engine(RuleDrafter(0.6), None, 8, verifier, shared_prefixes=shared_prefixes)
+    assert (
+        what(results(running.generate(asked[:20]))) | what(results(running.generate(asked[20:])))
+        == plain
+    )
+    fed = sum(count for kind, count in verifier.calls if kind == "prefill")
+    times = 3 if shared_prefixes else 40
+    assert times * len(beginning) <= fed < times * len(beginning) + 40 * 8
 
 
 def test_a_batch_larger_than_a_pass_is_cut_to_it_with_a_word(

@@ -110,7 +110,7 @@ def _defaults(
 
 def _batch(config: Config) -> BatchSettings:
     order: Order = "longest" if config.run.order == "longest" else "arrival"
-    return BatchSettings(config.run.batch_size, order)
+    return BatchSettings(config.run.batch_size, order, config.run.kept_prefixes)
 
 
 def _context_length(config: Config, checkpoint: Checkpoint) -> int:

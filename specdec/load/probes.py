@@ -51,7 +51,7 @@ def model_need(config: Config) -> ModelNeed:
             f"run.context_length is {context_length}; the target's longest is "
             f"{shape.context_length}"
         )
-    slots = config.run.batch_size
+    slots = config.run.num_slots
     return ModelNeed(
         model=name,
         weights_bytes=weight_bytes(shape, head_bits),

@@ -55,7 +55,7 @@ def vulkan_verifier(
         checkpoint.info.head_bits,
         device,
         context_length=context_length,
-        num_slots=config.run.batch_size,
+        num_slots=config.run.num_slots,
         max_pass_tokens=pass_rows_for(config.run.batch_size),
         kv="int8" if config.run.kv == "int8" else "fp16",
         load=progress,
