@@ -24,7 +24,7 @@ import json
 import platform
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,25 +111,24 @@ class Runner:
                 for kind, prompts in self.prompts.items()
             }
 
-    def pairs(self, plain: specdec.Engine, device: str) -> list[Row]:
-        """Rows of one draft device: every prompt plain, then with each contender."""
+    def rows(self, plain: specdec.Engine, device: str) -> Iterator[Row]:
+        """Rows of one draft device as they are done: prompts plain, then with each contender."""
         contenders = self.args.contenders
         switched = Switched(contenders)
         config = self.config(f"target.model={self.args.model}", f"draft.device={device}")
-        found: dict[tuple[str, str], list[Pair]] = {}
         with specdec.load(config, controller=switched) as engine:
             for contender in contenders:
                 switched.choose(contender)
                 warm_up(engine)
             for kind, prompts in self.prompts.items():
+                found: dict[str, list[Pair]] = {contender: [] for contender in contenders}
                 for prompt in prompts:
                     base = one(plain, prompt)
-                    for contender in contenders:
+                    for contender, pairs in found.items():
                         switched.choose(contender)
-                        pair = (base, one(engine, prompt))
-                        found.setdefault((kind, contender), []).append(pair)
-            draft = engine.draft_device
-        return [row(draft, kind, name, pairs) for (kind, name), pairs in found.items()]
+                        pairs.append((base, one(engine, prompt)))
+                for contender, pairs in found.items():
+                    yield row(engine.draft_device, kind, contender, pairs)
 
 
 Pair = tuple[specdec.Generation, specdec.Generation]  # plain, speculative
@@ -185,22 +184,51 @@ def line(cells: Sequence[object]) -> str:
     return names + "".join(f"{cell!s:>12}" for cell in cells[3:])
 
 
-def parting_gap(
-    small: Path, prompt: specdec.Prompt, ours: Sequence[int], theirs: Sequence[int]
-) -> float | None:
-    """By how much the small model's logit of its own token beats the other where texts part.
+class SmallModel:
+    """The small model in numpy, which tells how near a tie two texts parted."""
 
-    `ours` are the small model's ids, `theirs` the other's; None if they agree.
-    """
-    parted = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
-    if parted is None:
-        return None
-    checkpoint = open_checkpoint(small)
-    shape, bos_id = checkpoint.info.shape, checkpoint.info.bos_id
-    tokenizer = Tokenizer.from_file(small / "tokenizer.model", shape.vocab_size, bos_id)
-    ids = [*tokenizer.encode(prompt.shown_text, add_bos=True), *ours[:parted]]
-    logits = from_checkpoint(checkpoint, shape).feed(0, ids, 1)[0]
-    return float(logits[ours[parted]] - logits[theirs[parted]])
+    def __init__(self, directory: Path) -> None:
+        checkpoint = open_checkpoint(directory)
+        shape, bos_id = checkpoint.info.shape, checkpoint.info.bos_id
+        self._tokenizer = Tokenizer.from_file(
+            directory / "tokenizer.model", shape.vocab_size, bos_id
+        )
+        self._model = from_checkpoint(checkpoint, shape)
+
+    def gap(self, prompt: specdec.Prompt, ours: Sequence[int], theirs: Sequence[int]) -> float:
+        """By how much the logit of its own token beats the other where the texts part.
+
+        `ours` are the small model's ids, `theirs` the other's; 0 if they agree.
+        """
+        parted = parting(ours, theirs)
+        if parted is None:
+            return 0.0
+        ids = [*self._tokenizer.encode(prompt.shown_text, add_bos=True), *ours[:parted]]
+        logits = self._model.feed(0, ids, 1)[0]
+        self._model.truncate(0, 0)
+        return float(logits[ours[parted]] - logits[theirs[parted]])
+
+
+def parting(ours: Sequence[int], theirs: Sequence[int]) -> int | None:
+    """The first index at which two texts differ."""
+    both = enumerate(zip(ours, theirs, strict=False))
+    return next((index for index, (a, b) in both if a != b), None)
+
+
+def partings(runner: Runner, small: Results, large: Results) -> list[dict[str, object]]:
+    """Where texts part from the small model's, and the gaps of the first few."""
+    found: list[dict[str, object]] = []
+    model = SmallModel(runner.args.small)
+    for kind, prompts in runner.prompts.items():
+        for prompt, ours, theirs in zip(prompts, small[kind], large[kind], strict=True):
+            index = parting(ours.token_ids, theirs.token_ids)
+            if index is None:
+                continue
+            entry: dict[str, object] = {"id": prompt.id, "index": index}
+            if len(found) < runner.args.gaps:
+                entry["gap"] = round(model.gap(prompt, ours.token_ids, theirs.token_ids), 4)
+            found.append(entry)
+    return found
 
 
 def arguments() -> argparse.Namespace:
@@ -214,6 +242,7 @@ def arguments() -> argparse.Namespace:
     kinds = sorted(path.stem for path in PROMPTS.glob("*.jsonl"))
     parser.add_argument("--kinds", nargs="+", default=kinds, choices=kinds)
     parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--gaps", type=int, default=8, help="partings looked at (a second each)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     return parser.parse_args()
 
@@ -231,26 +260,27 @@ def main() -> int:
     with specdec.load(plain_settings) as plain:
         warm_up(plain)
         large = {kind: [one(plain, prompt) for prompt in prompts[kind]] for kind in prompts}
+        failed = {}
         for device in args.draft_devices:
-            for entry in runner.pairs(plain, device):
-                if not rows:
-                    print(line(list(entry)))
-                rows.append(entry)
-                print(line(list(entry.values())), flush=True)
-    gaps = [
-        gap
-        for kind in prompts
-        for prompt, ours, theirs in zip(prompts[kind], small[kind], large[kind], strict=True)
-        if (gap := parting_gap(args.small, prompt, ours.token_ids, theirs.token_ids)) is not None
-    ]
-    shown = [round(gap, 4) for gap in gaps]
+            try:
+                for entry in runner.rows(plain, device):
+                    if not rows:
+                        print(line(list(entry)))
+                    rows.append(entry)
+                    print(line(list(entry.values())), flush=True)
+            except specdec.SpecdecError as error:
+                failed[device] = str(error)
+                print(f"{device}: {error}", file=sys.stderr)
+    parted = partings(runner, small, large)
     total = sum(map(len, prompts.values()))
-    print(f"{len(gaps)} of {total} texts part from the small model's; gaps in logits {shown}")
+    gaps = [entry["gap"] for entry in parted if "gap" in entry]
+    print(f"{len(parted)} of {total} texts part from the small model's; gaps in logits {gaps}")
     sample = large[args.kinds[0]][0]
     what = {"target": sample.target_device, "numerics": sample.numerics_id, "label": "measured"}
     what["cpu"] = platform.processor() or platform.machine()
-    print(json.dumps({"benchmark": "large_speculation", **what, "gaps": shown, "rows": rows}))
-    return 0 if all(entry["is_equal"] for entry in rows) else 1
+    document = {"benchmark": "large_speculation", **what, "failed": failed, "partings": parted}
+    print(json.dumps({**document, "rows": rows}))
+    return 0 if rows and all(entry["is_equal"] for entry in rows) else 1
 
 
 if __name__ == "__main__":
