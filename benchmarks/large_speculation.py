@@ -137,7 +137,8 @@ Row = dict[str, str | int | float | bool]
 
 def one(engine: specdec.Engine, prompt: specdec.Prompt) -> specdec.Generation:
     """The result of one prompt."""
-    return next(event.result for event in engine.generate([prompt]) if event.result)
+    (result,) = (event.result for event in engine.generate([prompt]) if event.result)
+    return result
 
 
 def warm_up(engine: specdec.Engine) -> None:
