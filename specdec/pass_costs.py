@@ -62,7 +62,7 @@ class PassCosts:
             return
         since = self._suspect_since.setdefault(size, self._num_passes)
         if level.value != expected_s:  # the last of several that said the same
-            del self._suspect_since[size]
+            self._acquit(size)
             self._known_at[size] = self._num_passes
             if level.num_samples >= _ESTABLISHED:
                 self._new_clock(level.value / expected_s, since)
@@ -135,7 +135,7 @@ class PassCosts:
         """A sample was as expected: follow the context, and learn what that costs."""
         level = self._levels[size]
         self._series.clear()
-        self._suspect_since.pop(size, None)
+        self._acquit(size)
         self._known_at[size] = self._num_passes
         if level.num_samples > WINDOW:
             self._learn_slope(distance, error_s, expected_s)
@@ -163,8 +163,13 @@ class PassCosts:
             if self._known_at[size] < since:
                 level.scale(factor)
                 self._known_at[size] = self._num_passes
-                self._suspect_since.pop(size, None)
+                self._acquit(size)
         self.slope_s *= factor
+
+    def _acquit(self, size: int) -> None:
+        """Nothing of a size is suspect any more: its level is what was last seen."""
+        self._suspect_since.pop(size, None)
+        self._series.pop(size, None)
 
     def _learn_slope(self, distance: float, error_s: float, expected_s: float) -> None:
         """Blame part of an error on the distance from the context the level was learned at."""

@@ -166,6 +166,15 @@ def test_a_change_of_one_size_alone_leaves_those_seen_since_as_they_are() -> Non
     assert passes.table(100)[16] == pytest.approx(STEPS[16], rel=0.08)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_clocks_that_keep_changing_never_break_the_estimate(seed: int) -> None:
+    rng, passes, factor = random.Random(seed), PassCosts(16, tuple(STEPS)), 1.0
+    for size in many_sizes(400, seed):
+        factor = rng.choice((0.5, 1.0, 2.0, 4.0)) if rng.random() < 0.1 else factor
+        passes.observe(size, 100, factor * STEPS[pad(size)] * rng.lognormvariate(0, 0.02))
+        assert all(value >= 0.0 for value in passes.table(100))
+
+
 def test_outliers_alone_change_nothing() -> None:
     passes = PassCosts(16)
     feed(passes, many_sizes(200))
