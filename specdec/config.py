@@ -67,6 +67,13 @@ class RunConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TunedConfig:
+    """Where the settings come from, if `specdec tune` found them."""
+
+    machine: str = ""  # that they are best on; another one is warned
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Every setting of the engine."""
 
@@ -75,6 +82,7 @@ class Config:
     speculation: SpeculationConfig = field(default_factory=SpeculationConfig)
     sampling: SamplingParams = field(default_factory=SamplingParams)
     run: RunConfig = field(default_factory=RunConfig)
+    tuned: TunedConfig = field(default_factory=TunedConfig)
 
     def to_dict(self) -> dict[str, dict[str, Value]]:
         """Sections and keys, as they stand in TOML."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 
-from specdec.cli import compare, convert, distil, doctor, generate, plan
+from specdec.cli import compare, convert, distil, doctor, generate, plan, tune
 from specdec.errors import SpecdecError
 
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=metadata.version("specdec"))
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (generate, compare, convert, distil, doctor, plan):
+    for command in (generate, compare, convert, distil, doctor, plan, tune):
         command.add_parser(commands)
     args = parser.parse_args(argv)
     try:
