@@ -15,10 +15,10 @@ from specdec.engine import Engine
 from specdec.errors import PromptError, SpecdecError
 from specdec.load import Progress, load, load_target
 from specdec.load.borrowed import borrowed
+from specdec.planning import Controller
 from specdec.prompts import Prompt
 from specdec.tune.halving import Sample
 from specdec.tune.settings import Setting
-from specdec.planning import Controller
 
 _WARM_UP_LENGTHS = (0, 1, 3, 7, 15)  # passes of all sizes: some devices compile in the first
 _WARM_UP_TOKENS = 8
