@@ -21,7 +21,7 @@ from specdec.engine import BatchSettings, Engine
 from specdec.errors import UsageError
 from specdec.load.costs import KeptCosts
 from specdec.load.drafters import open_drafter
-from specdec.load.machine_name import tuned_elsewhere
+from specdec.load.machine_name import warn_if_tuned_elsewhere
 from specdec.load.models import model_dir, open_tokenizer
 from specdec.load.target import open_target
 from specdec.planning import Controller, RoundRecorder
@@ -66,9 +66,7 @@ def load(
     with ExitStack() as held:
         verifier = target or open_target(config, checkpoint, context_length, progress)
         held.callback(verifier.release)
-        note = tuned_elsewhere(config, verifier.device)
-        if note:
-            _log.warning("%s", note)
+        warn_if_tuned_elsewhere(config, verifier.device)
         drafter = drafter or open_drafter(config, checkpoint, context_length, verifier)
         if controller is None:
             controller, keeper = _controller(config, checkpoint, verifier, drafter)

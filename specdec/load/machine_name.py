@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 from specdec.config import Config
 from specdec.cost_cache import processor_name
+
+_log = logging.getLogger("specdec")
 
 
 def machine_name(target_device: str) -> str:
@@ -11,9 +15,10 @@ def machine_name(target_device: str) -> str:
     return f"{processor_name()}, {target_device}"
 
 
-def tuned_elsewhere(config: Config, target_device: str) -> str:
-    """What to tell if the settings were tuned on another machine; empty if they were not."""
+def warn_if_tuned_elsewhere(config: Config, target_device: str) -> None:
+    """Say so, once, if the settings were found on another machine."""
     tuned, here = config.tuned.machine, machine_name(target_device)
-    if not tuned or tuned == here:
-        return ""
-    return f"these settings were tuned on {tuned}; this is {here}: run specdec tune again"
+    if tuned and tuned != here:
+        _log.warning(
+            "these settings were tuned on %s; this is %s: run specdec tune again", tuned, here
+        )
