@@ -55,8 +55,7 @@ def load(
         target, drafter: open ones of these settings; the engine releases them (see `borrowed`).
         progress: hears the bytes of weights loaded onto the device so far, and in all.
 
-    Raises UsageError for settings that contradict each other, ModelError for an unusable model,
-    DeviceError for an unusable device.
+    Raises UsageError for contradicting settings, ModelError or DeviceError for what is unusable.
     """
     _check(config)
     checkpoint = open_checkpoint(model_dir(config.target.model, "target"))
