@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 
 from draft.choice import rank_near_best
 from draft.messages import Wish
-from draft.outcomes import NUM_OTHERS, Drafted, EndingOdds
+from draft.outcomes import Drafted, EndingOdds
 from draft.rows import RowModel, Rows, common_length
+from specdec.endings import GROUP_ROWS, NUM_OTHERS
 from specdec.types import DraftRun, DraftStep, DraftWork, SamplingParams, StoppingRule
 
-_GROUP = 4  # rows that go ahead together: the array's rows cost the bytes of one
-_LEAST_PROBABILITY = 0.01  # of an ending that is worth a row
 _MAX_STEPS = 256  # remembered for the timeline
 
 
@@ -165,8 +164,8 @@ class BranchingDrafter:
         num_branches = min(wish.stopping.num_endings - 1, self._num_branches)
         first = 0
         while num_branches >= 0 and first < len(state.paths) and goes_on():
-            self._branch(state, min(num_branches, first + _GROUP - 1))
-            group = state.paths[first : first + _GROUP]
+            self._branch(state, min(num_branches, first + GROUP_ROWS - 1))
+            group = state.paths[first : first + GROUP_ROWS]
             wanting = [
                 (state, path)
                 for path in group
@@ -176,8 +175,8 @@ class BranchingDrafter:
             if wanting:
                 self._step(wanting, is_ahead=True)
             else:
-                first += _GROUP
-                self._branch(state, min(num_branches, first + _GROUP - 1))
+                first += GROUP_ROWS
+                self._branch(state, min(num_branches, first + GROUP_ROWS - 1))
             endings = sum(len(path.drafted) >= path.num_ending for path in state.paths)
             state.work = DraftWork(num_endings=endings)
 
@@ -214,15 +213,15 @@ class BranchingDrafter:
         if len(state.paths) > most:
             return
         known = {(path.num_ending, path.token_ids[path.num_ending - 1]) for path in state.paths[1:]}
-        for ending in self._odds.rank(main.drafted, state.num_checked, state.sampling):
-            length = len(state.tokens) + ending.num_accepted
-            if len(state.paths) > most or ending.probability < _LEAST_PROBABILITY:
+        for accepted, token in self._odds.rank(main.drafted, state.num_checked, state.sampling):
+            length = len(state.tokens) + accepted
+            if len(state.paths) > most:
                 return
-            is_new = (ending.num_accepted + 1, ending.next_token) not in known
+            is_new = (accepted + 1, token) not in known
             if is_new and length <= len(self._rows.held[main.row]):
                 row = main.row + len(state.paths)
                 self._rows.fork(main.row, row, length)
-                told = [*main.drafted[: ending.num_accepted], Drafted(ending.next_token, 0.0)]
+                told = [*main.drafted[:accepted], Drafted(token, 0.0)]
                 state.paths.append(Path(row, told, len(told)))
 
     def _has_room(self, state: _Sequence, path: Path) -> bool:
