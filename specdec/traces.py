@@ -36,6 +36,7 @@ class Trace:
     margins: FloatArray  # (T, K); row t is the chain that starts at the text's token t
     num_drafted: NDArray[np.uint8]  # (T,) valid margins of each row
     num_matching: NDArray[np.uint8]  # (T,) chain tokens equal to the text's, up to the first other
+    ranks: NDArray[np.uint8] | None = None  # (T,) of the text's tokens among the draft's choices
 
     @property
     def kind(self) -> str:
