@@ -19,10 +19,10 @@ from specdec.calibration import Calibrator
 from specdec.costs import CostTable
 from specdec.endings import GROUP_ROWS, LEAST_PROBABILITY, NUM_OTHERS, RankShares, rank_endings
 from specdec.overlap_stats import OverlapStats
+from specdec.planning import Controller, PassPlan, Turn
 from specdec.traces import Trace
 from specdec.types import (
     Acceptance,
-    Controller,
     DraftRun,
     DraftWork,
     RoundReport,
@@ -92,9 +92,9 @@ def simulate(
         worker.open(trace)
         while worker.position < worker.num_tokens:
             longest = min(max_draft_length, worker.num_tokens - worker.position - 1)
-            rule = controller.plan(_SLOT, trace.prompt_length + worker.position, longest)
-            report = worker.round(rule)
-            controller.observe(_SLOT, report)
+            turn = Turn(_SLOT, trace.prompt_length + worker.position, longest)
+            report = worker.round(controller.plan([turn], max_draft_length + 1))
+            controller.observe({_SLOT: report})
             result.overlap.observe(report)
             result.num_rounds += 1
             result.num_tokens += len(report.emitted)
@@ -124,11 +124,12 @@ class _Worker:
         self._work = DraftWork()  # of the pass before
         self._late_s = 0.0  # of the worker's last step, after the verdict
 
-    def round(self, rule: StoppingRule) -> RoundReport:
+    def round(self, plan: PassPlan) -> RoundReport:
         """One round, and what the worker does while its pass runs."""
+        rule = plan.rules[0]
         table, position = self._costs.table, self.position
         run, draft_s = self._take(rule)
-        num_checked = rule.num_to_check(run)
+        num_checked = plan.share([run])[0]
         num_accepted = min(int(self._trace.num_matching[position]), num_checked)
         alone_s = table.pass_s[num_checked + 1]
         self.position += num_accepted + 1

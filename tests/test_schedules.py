@@ -21,7 +21,8 @@ from draft.worker import WorkerDrafter, WorkerSettings
 from specdec.controller import AdaptiveLength, FixedLength, FixedStopping
 from specdec.costs import Costs
 from specdec.engine import Engine, GenerationDefaults
-from specdec.types import Controller, DraftRun, SamplingParams, Segment, StoppingRule
+from specdec.planning import Controller
+from specdec.types import DraftRun, SamplingParams, Segment, StoppingRule
 
 NUM_TOKENS = 60
 PATIENT = WorkerSettings(hang_timeout_s=30.0, pause_s=0.05, max_restarts=50)
@@ -108,7 +109,7 @@ def controller_of(dice: random.Random) -> Controller:
 @pytest.fixture
 def patched(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Virtual processes and clocks in place of real ones, and no talk of faults."""
-    logging.getLogger("specdec").setLevel(logging.CRITICAL)
+    monkeypatch.setattr(logging.getLogger("specdec"), "disabled", True)
     monkeypatch.setattr("draft.worker.WorkerProcess", VirtualProcess)
     monkeypatch.setattr(VirtualProcess, "serve", worker_process._serve, raising=False)
     return monkeypatch

@@ -62,10 +62,10 @@ def _model_drafter(config: Config, device: str, draft: Checkpoint, length: int) 
     if device == "reference":
         return ReferenceDraft(draft.directory, length)()
     if device == "cpu":
-        return WorkerDrafter(CpuDraft(draft.directory, length))
+        return WorkerDrafter(CpuDraft(draft.directory, length, config.run.batch_size))
     if device == "vulkan":
         return _vulkan_drafter(config, draft, length)
-    return _npu_drafter(device, draft.directory, length)
+    return _npu_drafter(device, draft.directory, length, config.run.batch_size)
 
 
 def _vulkan_drafter(config: Config, draft: Checkpoint, length: int) -> Drafter:
@@ -81,13 +81,13 @@ def _vulkan_drafter(config: Config, draft: Checkpoint, length: int) -> Drafter:
     return ModelDrafter(model, "vulkan", model.release)
 
 
-def _npu_drafter(device: str, directory: Path, length: int) -> Drafter:
+def _npu_drafter(device: str, directory: Path, length: int, num_slots: int) -> Drafter:
     from draft.npu.factories import EmulatedNpuDraft, NpuDraft
     from draft.worker import WorkerDrafter
 
     if device == "npu":
-        return WorkerDrafter(NpuDraft(directory, length))
-    return WorkerDrafter(EmulatedNpuDraft(directory, length))
+        return WorkerDrafter(NpuDraft(directory, length, num_slots))
+    return WorkerDrafter(EmulatedNpuDraft(directory, length, num_slots))
 
 
 def _fastest(
