@@ -39,6 +39,14 @@ class Running:
     keep_at: int = 0  # how much of the prompt to keep for others once it is in the slot, 0: nothing
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Tokens of a prompt to be fed."""
+
+    running: Running
+    segment: Segment
+
+
 class Batch:
     """The sequences that run now, at most `num_slots` of them."""
 
@@ -86,12 +94,20 @@ class Batch:
 
         A prompt's last token is left to the first round.
         """
-        complete = []
+        complete, parts = [], list[_Part]()
         while self._prefilling and max_tokens > 0:
             running = self._prefilling[0]
-            max_tokens -= self._feed(running, max_tokens)
+            parts.append(self._next_part(running, max_tokens))
+            max_tokens -= len(parts[-1].segment.token_ids)
+            if running.keep_at and running.num_prefilled == running.keep_at:
+                self._feed(parts)
+                parts = []  # the next prompt may start from what is kept
+                slot, prefix_ids = running.sequence.slot, running.request.prompt_ids
+                self._prefixes.keep(slot, prefix_ids[: running.keep_at])
+                running.keep_at = 0
             if running.num_prefilled == len(running.request.prompt_ids) - 1:
                 complete.append(self._prefilling.popleft())
+        self._feed(parts)
         return complete
 
     def leave(self, running: Running) -> None:
@@ -107,8 +123,8 @@ class Batch:
             self._close(slot)
         self._running.clear()
 
-    def _feed(self, running: Running, max_tokens: int) -> int:
-        """Feed part of a prompt; how many tokens."""
+    def _next_part(self, running: Running, max_tokens: int) -> _Part:
+        """What to feed of a prompt next; counted as fed."""
         start, prompt_ids = time.perf_counter(), running.request.prompt_ids
         slot = running.sequence.slot
         if not running.has_begun:
@@ -118,14 +134,22 @@ class Batch:
         position = running.num_prefilled
         stop = running.keep_at or len(prompt_ids) - 1
         ids = prompt_ids[position:stop][:max_tokens]
-        if ids:
-            self._parts.verifier.prefill(Segment(slot, position, ids))
         running.num_prefilled += len(ids)
-        if running.num_prefilled == running.keep_at:
-            self._prefixes.keep(slot, prompt_ids[:stop])
-            running.keep_at = 0
         running.stats.prefill_s += time.perf_counter() - start
-        return len(ids)
+        return _Part(running, Segment(slot, position, ids))
+
+    def _feed(self, parts: Several[_Part]) -> None:
+        """Feed parts of prompts, each sequence charged for its tokens."""
+        start = time.perf_counter()
+        segments = [part.segment for part in parts if part.segment.token_ids]
+        if not segments:
+            return
+        self._parts.verifier.prefill(*segments)
+        elapsed_s = time.perf_counter() - start
+        num_tokens = sum(len(segment.token_ids) for segment in segments)
+        for part in parts:
+            share = len(part.segment.token_ids) / num_tokens
+            part.running.stats.prefill_s += share * elapsed_s
 
     def _close(self, slot: int) -> None:
         self._parts.verifier.close(slot)

@@ -164,8 +164,8 @@ class Verifier(Protocol):
     def open(self, slot: int, sampling: SamplingParams) -> None:
         """Start an empty sequence in `slot`."""
 
-    def prefill(self, segment: Segment) -> None:
-        """Feed prompt tokens without choosing; any number of them."""
+    def prefill(self, *segments: Segment) -> None:
+        """Feed prompt tokens of one or several slots without choosing; any number of them."""
 
     def verify(self, segments: Sequence[Segment]) -> list[tuple[int, ...]]:
         """Feed every segment in one pass; for each, the target's token after each fed token."""

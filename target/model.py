@@ -17,7 +17,7 @@ from target.packing import PackedModel, Progress, WeightMap
 from target.pass_sizes import BLOCK_ROWS
 from target.plan import Head, Plan
 from target.sizes import KvFormat, RunSizes, fit_rows
-from target.step import StepBuffer
+from target.step import StepBuffer, cut_into_passes
 from target.tuning import Tuning, tuning_for
 from target.vulkan import Device
 
@@ -106,13 +106,10 @@ class VulkanVerifier:
         """Number of tokens the slot holds; 0 for a closed one."""
         return self._cache.length(slot)
 
-    def prefill(self, segment: Segment) -> None:
-        """Feed prompt tokens without choosing, in chunks; any number of them."""
-        ids, position = segment.token_ids, segment.position
-        most = self._sizes.prefill_rows
-        for first in range(0, len(ids), most):
-            part = Segment(segment.slot, position + first, ids[first : first + most])
-            self._feed([part], Head.NONE)
+    def prefill(self, *segments: Segment) -> None:
+        """Feed prompt tokens of one or several slots without choosing, in full passes."""
+        for part in cut_into_passes(segments, self._sizes.prefill_rows):
+            self._feed(part, Head.NONE)
 
     def verify(self, segments: Sequence[Segment]) -> list[tuple[int, ...]]:
         """Feed every segment in one pass; for each, the target's token after each fed token."""

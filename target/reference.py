@@ -49,11 +49,12 @@ class ReferenceVerifier:
         self._model.truncate(slot, 0)
         self._sampling[slot] = sampling
 
-    def prefill(self, segment: Segment) -> None:
-        """Feed prompt tokens without choosing; any number of them."""
-        assert segment.position == self._model.length(segment.slot)
-        if segment.token_ids:
-            self._model.feed(segment.slot, segment.token_ids, num_logits=0)
+    def prefill(self, *segments: Segment) -> None:
+        """Feed prompt tokens of one or several slots without choosing; any number of them."""
+        for segment in segments:
+            assert segment.position == self._model.length(segment.slot)
+            if segment.token_ids:
+                self._model.feed(segment.slot, segment.token_ids, num_logits=0)
 
     def verify(self, segments: Sequence[Segment]) -> list[tuple[int, ...]]:
         """Feed every segment; for each, the target's token after each fed token."""

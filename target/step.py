@@ -13,7 +13,7 @@ For a pass that samples, also
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,6 +142,22 @@ def sampling_row(params: SamplingParams) -> NDArray[np.void]:
     log_min_p = math.log(params.min_p) if params.min_p > 0.0 else -math.inf
     floats = (params.temperature, log_min_p, params.top_p)
     return np.array((floats, params.top_k, (params.seed & _SEED, 0)), SAMPLING_ROW)
+
+
+def cut_into_passes(segments: Iterable[Segment], num_rows: int) -> Iterator[list[Segment]]:
+    """The same tokens in lists of `num_rows` tokens each, the last of what is left."""
+    part: list[Segment] = []
+    room = num_rows
+    for segment in segments:
+        ids, position = segment.token_ids, segment.position
+        while ids:
+            part.append(Segment(segment.slot, position, ids[:room]))
+            position, ids, room = position + room, ids[room:], room - len(ids[:room])
+            if room == 0:
+                yield part
+                part, room = [], num_rows
+    if part:
+        yield part
 
 
 def _row_groups(

@@ -40,8 +40,9 @@ class RuleVerifier:
         self.cache[slot] = []
         self.sampling[slot] = sampling
 
-    def prefill(self, segment: Segment) -> None:
-        self._feed(segment)
+    def prefill(self, *segments: Segment) -> None:
+        for segment in segments:
+            self._feed(segment)
 
     def verify(self, segments: Sequence[Segment]) -> list[tuple[int, ...]]:
         assert sum(len(segment.token_ids) for segment in segments) <= self.max_pass_tokens

@@ -35,9 +35,9 @@ class SeededVerifier(RuleVerifier):
         self.seeds[slot] = sampling.seed % 1000
         self.most_open = max(self.most_open, len(self.cache))
 
-    def prefill(self, segment: Segment) -> None:
-        self.calls.append(("prefill", len(segment.token_ids)))
-        super().prefill(segment)
+    def prefill(self, *segments: Segment) -> None:
+        self.calls.append(("prefill", sum(len(segment.token_ids) for segment in segments)))
+        super().prefill(*segments)
 
     def verify(self, segments: Sequence[Segment]) -> list[tuple[int, ...]]:
         self.calls.append(("verify", sum(len(segment.token_ids) for segment in segments)))
@@ -146,6 +146,15 @@ def test_no_more_than_a_part_of_a_prompt_is_fed_between_two_passes() -> None:
     for kind, count in verifier.calls[first_pass:]:
         between = between + count if kind == "prefill" else 0
         assert between <= 256
+
+
+def test_short_prompts_that_join_together_are_fed_together() -> None:
+    verifier = SeededVerifier()
+    asked = [Prompt(id=str(n), text="x" * (5 + n)) for n in range(8)]
+    list(engine(None, None, 8, verifier).generate(asked))
+    assert [count for kind, count in verifier.calls if kind == "prefill"] == [
+        sum(5 + n for n in range(8))
+    ]
 
 
 @pytest.mark.parametrize("shared_prefixes", [0, 1, 3])

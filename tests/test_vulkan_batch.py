@@ -136,6 +136,18 @@ def test_bits_do_not_depend_on_the_many_slots_beside(
         np.testing.assert_array_equal(verifier.logits(segments), wanted(texts, segments))
 
 
+def test_prompts_fed_together_are_as_good_as_fed_alone(
+    verifier: VulkanVerifier, texts: list[Text]
+) -> None:
+    lengths = [0, 1, 140, 64, 63, 65, 7, 9, 128, 2, 33, 32]
+    for slot in range(len(lengths)):
+        verifier.open(slot, GREEDY)
+    verifier.prefill(*(texts[s % 3].segment(s, 0, length) for s, length in enumerate(lengths)))
+    assert [verifier.length(slot) for slot in range(len(lengths))] == lengths
+    segments = [texts[s % 3].segment(s, length, 5) for s, length in enumerate(lengths)]
+    np.testing.assert_array_equal(verifier.logits(segments), wanted(texts, segments))
+
+
 def test_every_slot_of_a_full_pass_chooses_with_its_own_sampling(
     verifier: VulkanVerifier, texts: list[Text]
 ) -> None:
