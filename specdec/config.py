@@ -52,6 +52,7 @@ class RunConfig:
     batch_size: int = 1  # prompts that run at once
     order: str = "arrival"  # in which waiting prompts start: arrival or longest first
     shared_prefixes: int = 1  # beginnings of prompts kept for others, where several run at once
+    output: str = ""  # file that results of a file of prompts are appended to
     kv: str = "fp16"  # keys and values in the cache: fp16 or int8
     validation: bool = False  # the Vulkan validation layer
 

@@ -82,6 +82,11 @@ class Engine:
         """Names everything that fixes the order of the target's float operations."""
         return self._parts.verifier.numerics_id
 
+    @property
+    def context_length(self) -> int:
+        """Most tokens of a prompt and its text together."""
+        return self._parts.verifier.context_length
+
     def generate(
         self, prompts: Iterable[Prompt | str], sampling: SamplingParams | None = None
     ) -> Iterator[Event]:

@@ -65,14 +65,19 @@ def read_prompts(path: Path) -> Iterator[Prompt]:
     for number, line in enumerate(data.split(b"\n"), start=1):
         if not line.strip():
             continue
-        origin = f"{path}:{number}"
-        prompt = _parse(_load(decode_utf8(line, origin), origin), origin, number)
+        prompt = parse_line(line, path, number)
         if prompt.id in prompts:
-            raise UsageError(f"{origin}: id {prompt.id!r} occurs twice; ids must differ")
+            raise UsageError(f"{path}:{number}: id {prompt.id!r} occurs twice; ids must differ")
         prompts[prompt.id] = prompt
     if not prompts:
         raise UsageError(f'{path}: no prompts in it; give one {{"prompt": "..."}} per line')
     return iter(prompts.values())
+
+
+def parse_line(line: bytes, path: Path, number: int) -> Prompt:
+    """The prompt on line `number` of a JSONL file; UsageError says what is wrong with it."""
+    origin = f"{path}:{number}"
+    return _parse(_load(decode_utf8(line, origin), origin), origin, number)
 
 
 def _load(line: str, origin: str) -> Mapping[str, object]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from specdec.chat import ChatMessage
 from specdec.cli.cancelling import cancelled_by_sigint
 from specdec.cli.loading import loading_bar
+from specdec.cli.running import FileRun, run_to_file
 from specdec.config import Config, read_config, with_overrides, with_value
 from specdec.engine import Engine
 from specdec.errors import SpecdecError, UsageError
@@ -36,6 +37,8 @@ _OPTIONS = {
     "draft_length": "speculation.draft_length",
     "temperature": "sampling.temperature",
     "seed": "sampling.seed",
+    "batch_size": "run.batch_size",
+    "output": "run.output",
 }
 
 
@@ -47,6 +50,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(run=run)
     parser.add_argument("prompt", nargs="?", help="the prompt; - reads it from standard input")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="a JSON object per line")
+    parser.add_argument(
+        "--output", metavar="FILE", help="append results here; the same command again goes on"
+    )
     parser.add_argument("--chat", action="store_true", help="wrap the prompt as a user's turn")
     parser.add_argument("--json", action="store_true", help="print a JSON object per prompt")
     parser.add_argument(
@@ -61,11 +67,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--trace", type=Path, metavar="FILE", help="write a timeline for Perfetto (JSON)"
     )
+    _add_settings(parser)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Declare what sets a config key."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings, TOML")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. sampling.top_k=40"
     )
     parser.add_argument("--max-new-tokens", type=int, metavar="N")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="prompts that run at once")
     parser.add_argument("--target", metavar="MODEL", help="a converted model's directory")
     parser.add_argument("--device", help="a Vulkan device by name or index, auto or reference")
     parser.add_argument("--draft", metavar="MODEL", help="a converted model's directory")
@@ -83,25 +95,40 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     """Generate as asked; 1 if any prompt failed."""
     config = _config(args)
-    prompts = _prompts(args)
     if "" in args.stop:
         raise UsageError("--stop is empty; give at least one character")
-    with loading_bar() as show_loaded:
-        engine = load(
-            config,
-            stop_strings=tuple(args.stop),
-            stop_token_ids=frozenset(args.stop_token_id),
-            recorder=Recorders(_recorders(args)),
-            progress=show_loaded,
-        )
-    with engine, cancelled_by_sigint(engine):
-        show = _show_json if args.json else _show_text
+    if config.run.output:
+        return run_to_file(_file_run(args, config), lambda: _engine(args, config))
+    prompts = _prompts(args)
+    with _engine(args, config) as engine, cancelled_by_sigint(engine):
+        is_mixed = len(prompts) > 1 and config.run.batch_size > 1
+        show = _show_json if args.json else _show_whole if is_mixed else _show_text
         results = list(_results(engine, prompts, show))
     failed = [result for result in results if result.finish_reason == "error"]
     _report(results, failed)
     if len(prompts) == 1 and failed:
         raise SpecdecError(failed[0].error)
     return 1 if failed else 0
+
+
+def _engine(args: argparse.Namespace, config: Config) -> Engine:
+    """The engine, with a bar while it loads."""
+    with loading_bar() as show_loaded:
+        return load(
+            config,
+            stop_strings=tuple(args.stop),
+            stop_token_ids=frozenset(args.stop_token_id),
+            recorder=Recorders(_recorders(args)),
+            progress=show_loaded,
+        )
+
+
+def _file_run(args: argparse.Namespace, config: Config) -> FileRun:
+    """What to run into the output file."""
+    if not args.prompts or args.prompt is not None or args.chat:
+        raise UsageError("--output goes with --prompts FILE, and with no other prompt")
+    stop_token_ids = sorted(set(args.stop_token_id))
+    return FileRun(args.prompts, config, tuple(args.stop), tuple(stop_token_ids), args.json)
 
 
 def _config(args: argparse.Namespace) -> Config:
@@ -155,6 +182,12 @@ def _show_text(event: Event) -> None:
     failed = event.result is not None and event.result.finish_reason == "error"
     ending = "\n" if event.result and not failed else ""
     print(event.text, end=ending, flush=True)
+
+
+def _show_whole(event: Event) -> None:
+    """A prompt's whole text once it is there: several run at once."""
+    if event.result and event.result.finish_reason != "error":
+        print(event.result.text, flush=True)
 
 
 def _show_json(event: Event) -> None:

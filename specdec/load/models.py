@@ -5,13 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from specdec.assets import embedded_model_dir
-from specdec.checkpoint import Checkpoint
+from specdec.checkpoint import Checkpoint, open_checkpoint
+from specdec.config import Config
 from specdec.tokenizer import Tokenizer
 
 
 def model_dir(name: str, role: str) -> Path:
     """Directory of the model `name`; `embedded` is the shipped pair's `role`."""
     return embedded_model_dir(role) if name == "embedded" else Path(name)
+
+
+def target_sha256(config: Config) -> str:
+    """Hash of the source that the configured target was converted from."""
+    return open_checkpoint(model_dir(config.target.model, "target")).info.source_sha256
 
 
 def open_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
