@@ -71,7 +71,7 @@ OK = '{"prompt": "x"}\n'
             '{"max_new_token": 1}',
             "p.jsonl:1: unknown key 'max_new_token'; did you mean 'max_new_tokens'",
         ),
-        ('{"prompt": "x", "zzz": 1}', "unknown key 'zzz'; legal: prompt, messages, id, stop"),
+        ('{"prompt": "x", "zzz": 1}', "unknown key 'zzz'; legal: prompt, messages, id, kind, stop"),
         ('{"prompt": "x", "id": true}', "id is true; legal is text or a whole number"),
         ('{"prompt": "x", "id": ""}', 'id is ""; legal is text or a whole number'),
         (OK + '{"prompt": "y", "id": "1"}', "p.jsonl:2: id '1' occurs twice"),
