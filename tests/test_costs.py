@@ -1,6 +1,5 @@
 """Learned costs: monotone, deaf to outliers, quick to believe a lasting change, kept for later."""
 
-import itertools
 import random
 from pathlib import Path
 
@@ -291,16 +290,3 @@ def test_a_cache_that_cannot_be_written_is_no_failure(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     assert not save_costs(file / "below", KEY, learned())
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_no_course_of_times_however_wild_is_a_fault(seed: int) -> None:
-    dice = random.Random(seed)
-    costs = PassCosts(16)
-    for context in range(300):
-        factor = dice.choice([0.01, 0.1, 1.0, 1.0, 1.0, 2.0, 30.0])
-        costs.observe(
-            dice.choice([1, 2, 2, 3, 5, 9]), context, 0.01 * factor * dice.random() + 1e-6
-        )
-        table = costs.table(context)
-        assert all(a <= b for a, b in itertools.pairwise(table))
