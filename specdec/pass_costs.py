@@ -29,9 +29,10 @@ class PassCosts:
     """T(m): seconds of a pass of m tokens, and what a longer context adds to it.
 
     `steps` are the sizes that passes are padded to, if they are. A size never measured lies on the
-    line between its measured neighbours; powers of two, and what is beyond the largest measured up
+    line between its measured neighbours. Powers of two, and what is beyond the largest measured up
     to its double, are taken for no dearer than the next smaller, so that each is tried where that
-    would pay.
+    would pay. None is believed to cost more than as many passes of one token: what a size cost on
+    a busy machine must not rule it out.
     """
 
     def __init__(self, max_tokens: int, steps: Sequence[int] = ()) -> None:
@@ -201,6 +202,10 @@ class PassCosts:
                 weight = weight_a + weight_b
                 pools[-2:] = [((a * weight_a + b * weight_b) / weight, weight, count_a + count_b)]
         values = [value for value, _, count in pools for _ in range(count)]
+        if sizes and sizes[0] == 1:  # so many plain passes would do as well
+            values = [
+                min(value, size * values[0]) for size, value in zip(sizes, values, strict=True)
+            ]
         for size in _STEP_SIZES:  # where kernels have their steps: hope that one ends a plateau
             index = bisect_left(sizes, size)
             if 0 < index < len(sizes) and sizes[index] != size:

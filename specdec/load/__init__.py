@@ -6,20 +6,15 @@ They are imported inside the functions that need them: `specdec` exports `load`,
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from specdec.assets import user_cache_dir
 from specdec.checkpoint import Checkpoint, open_checkpoint
 from specdec.config import Config
 from specdec.controller import AdaptiveLength, FixedLength
-from specdec.cost_cache import CostKey, load_costs, processor_name
-from specdec.costs import Costs
 from specdec.engine import BatchSettings, Engine
 from specdec.errors import UsageError
-from specdec.load.costs import KeptCosts
+from specdec.load.costs import CostBook, cost_book
 from specdec.load.drafters import open_drafter
 from specdec.load.machine_name import warn_if_tuned_elsewhere
 from specdec.load.models import model_dir, open_tokenizer
@@ -29,8 +24,6 @@ from specdec.requests import GenerationDefaults, Order
 from specdec.types import Drafter, Verifier
 
 Progress = Callable[[int, int], None]
-
-_log = logging.getLogger("specdec")
 
 
 def load(
@@ -48,8 +41,7 @@ def load(
 
     Args:
         config: all settings.
-        stop_strings: texts that end a generation.
-        stop_token_ids: tokens that end it.
+        stop_strings, stop_token_ids: texts and tokens that end a generation.
         controller: decides draft lengths in place of the configured one.
         recorder: is told of every round; the engine releases it.
         target, drafter: open ones of these settings; the engine releases them (see `borrowed`).
@@ -66,9 +58,10 @@ def load(
         verifier = target or open_target(config, checkpoint, context_length, progress)
         held.callback(verifier.release)
         warn_if_tuned_elsewhere(config, verifier.device)
-        drafter = drafter or open_drafter(config, checkpoint, context_length, verifier)
+        book = cost_book(config, checkpoint, verifier)
+        drafter = drafter or open_drafter(config, checkpoint, context_length, book)
         if controller is None:
-            controller, keeper = _controller(config, checkpoint, verifier, drafter)
+            controller, keeper = _controller(config, book, drafter)
             recorders += keeper
         held.pop_all()
     defaults = _defaults(config, checkpoint, stop_strings, stop_token_ids)
@@ -124,7 +117,7 @@ def _context_length(config: Config, checkpoint: Checkpoint) -> int:
 
 
 def _controller(
-    config: Config, checkpoint: Checkpoint, verifier: Verifier, drafter: Drafter | None
+    config: Config, book: CostBook, drafter: Drafter | None
 ) -> tuple[Controller, list[RoundRecorder]]:
     """The configured controller, and what keeps its costs for the next run."""
     speculation = config.speculation
@@ -132,17 +125,6 @@ def _controller(
         return FixedLength(0), []
     if speculation.mode == "fixed":
         return FixedLength(speculation.draft_length, speculation.overlap), []
-    costs = Costs(verifier.max_pass_tokens, verifier.pass_sizes)
-    key = CostKey(
-        verifier.device,
-        verifier.numerics_id,
-        checkpoint.info.source_sha256,
-        drafter.device,
-        processor_name(),
-    )
-    directory = user_cache_dir(os.environ)
-    note = load_costs(directory, key, costs)
-    if note:
-        _log.warning("%s", note)
+    costs = book.of(drafter)
     controller = AdaptiveLength(costs, speculation.max_draft_length, speculation.overlap)
-    return controller, [KeptCosts(directory, key, costs)]
+    return controller, [book.keeper(drafter, costs)]

@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import time
 from pathlib import Path
 
 from specdec.checkpoint import Checkpoint, open_checkpoint
 from specdec.config import Config
+from specdec.costs import Costs
 from specdec.errors import DeviceError, UsageError
+from specdec.load.costs import CostBook
 from specdec.load.models import model_dir, vocabulary_mismatch
 from specdec.load.target import vulkan_verifier
 from specdec.selection import COPY_ACCEPTANCE, MODEL_ACCEPTANCE, DraftOption, select
-from specdec.types import Drafter, SamplingParams, Segment, Verifier
+from specdec.types import Drafter
 
 _log = logging.getLogger("specdec")
 
-_GREEDY = SamplingParams()
-_SLOT = 0
-_TIMED_SIZES = (1, 2, 4, 8, 16)  # passes timed for `auto` where the target pads to no sizes
-_TIMED_STEPS = 4
-_PATIENCE_S = 60.0
-
 
 def open_drafter(
-    config: Config, target: Checkpoint, context_length: int, verifier: Verifier
+    config: Config, target: Checkpoint, context_length: int, book: CostBook
 ) -> Drafter | None:
     """The drafter that the config names; None where nothing drafts.
 
-    `verifier` is asked for the times of its passes where `auto` has to compare.
+    `book` says what passes and draft steps cost where `auto` has to compare.
     """
     from draft.ngram import NgramDrafter
 
@@ -43,7 +38,7 @@ def open_drafter(
     if not mismatch:
         length = min(context_length, draft.info.shape.context_length)
         if device == "auto":
-            return _fastest(config, draft, length, target, verifier)
+            return _fastest(config, draft, length, book)
         return _model_drafter(config, device, draft, length)
     if device == "auto" and config.draft.model == "embedded":
         _log.warning("the embedded draft does not fit this target (%s); using ngram", mismatch)
@@ -90,29 +85,49 @@ def _npu_drafter(device: str, directory: Path, length: int, num_slots: int) -> D
     return WorkerDrafter(EmulatedNpuDraft(directory, length, num_slots))
 
 
-def _fastest(
-    config: Config, draft: Checkpoint, length: int, target: Checkpoint, verifier: Verifier
-) -> Drafter | None:
-    """The draft model where it pays, copies of earlier text, or nothing."""
+def _fastest(config: Config, draft: Checkpoint, length: int, book: CostBook) -> Drafter | None:
+    """The draft model where it pays, copies of earlier text, or nothing.
+
+    Costs of earlier runs are believed where they speak for the model, for its next run will
+    correct them. Those that speak against it are timed again: else one busy hour would be believed
+    for ever.
+    """
     from draft.ngram import NgramDrafter
 
+    device = _model_device()
+    costs = book.saved(device)
+    if costs and _selected(device, costs, "costs of earlier runs") == device:
+        return cheapest_model(config, draft, length)
     model = cheapest_model(config, draft, length)
-    step_s = draft_step_s(model, target.info.bos_id)
-    options = [
-        DraftOption(model.device, step_s, MODEL_ACCEPTANCE),
-        DraftOption("ngram", 0.0, COPY_ACCEPTANCE),
-    ]
-    chosen, reason = select(options, pass_times_s(verifier, target.info.bos_id))
-    _log.info("draft.device = auto takes %s; %s", chosen, reason)
+    chosen = _selected(model.device, book.timed(model), "timed now")
     if chosen == model.device:
         return model
     model.release()
     return NgramDrafter() if chosen == "ngram" else None
 
 
+def _selected(device: str, costs: Costs, source: str) -> str:
+    """The draft device to take by these costs; `device` names the draft model's."""
+    table = costs.table(0)
+    assert table is not None, "passes were measured"
+    options = [
+        DraftOption(device, table.draft_step_s, MODEL_ACCEPTANCE),
+        DraftOption("ngram", 0.0, COPY_ACCEPTANCE),
+    ]
+    chosen, reason = select(options, table.pass_s[1:])
+    _log.info("draft.device = auto takes %s; %s (%s)", chosen, reason, source)
+    return chosen
+
+
+def _model_device() -> str:
+    """Where the draft model runs on the processor: ONNX Runtime if installed, else numpy."""
+    modules = ("onnxruntime", "onnx")
+    return "cpu" if all(map(importlib.util.find_spec, modules)) else "reference"
+
+
 def cheapest_model(config: Config, draft: Checkpoint, length: int) -> Drafter:
     """The draft model on ONNX Runtime where that is installed, else on the numpy reference."""
-    if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnx"):
+    if _model_device() == "cpu":
         try:
             return _model_drafter(config, "cpu", draft, length)
         except DeviceError as error:
@@ -120,38 +135,3 @@ def cheapest_model(config: Config, draft: Checkpoint, length: int) -> Drafter:
     else:
         _log.info("ONNX Runtime is not installed (pip install 'specdec[cpu]'): numpy drafts")
     return _model_drafter(config, "reference", draft, length)
-
-
-def draft_step_s(drafter: Drafter, bos_id: int) -> float:
-    """Seconds of a draft step, the faster of two short runs after a first one."""
-    elapsed: list[float] = []
-    tokens = [bos_id] * 8
-    drafter.open(_SLOT, tokens, _GREEDY)
-    for _ in range(3):
-        start = time.perf_counter()
-        run = drafter.take(_SLOT, len(tokens), _TIMED_STEPS, _PATIENCE_S)
-        elapsed.append((time.perf_counter() - start) / max(1, len(run.token_ids)))
-        drafter.close(_SLOT)
-        drafter.open(_SLOT, tokens, _GREEDY)
-    drafter.close(_SLOT)
-    return min(elapsed[1:])
-
-
-def pass_times_s(verifier: Verifier, bos_id: int) -> list[float]:
-    """Seconds of a pass of 1, 2, ... tokens: the faster of two after a first one."""
-    times: dict[int, float] = {}
-    sizes = verifier.pass_sizes or _TIMED_SIZES
-    for size in (size for size in sizes if size <= verifier.context_length):
-        elapsed: list[float] = []
-        for _ in range(3):
-            verifier.open(_SLOT, _GREEDY)
-            start = time.perf_counter()
-            verifier.verify([Segment(_SLOT, 0, (bos_id,) * size)])
-            elapsed.append(time.perf_counter() - start)
-            verifier.close(_SLOT)
-        times[size] = min(elapsed[1:])
-    timed = sorted(times)
-    return [
-        times[next(size for size in timed if size >= num_tokens)]
-        for num_tokens in range(1, timed[-1] + 1)
-    ]

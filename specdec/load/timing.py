@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from specdec.checkpoint import open_checkpoint
 from specdec.config import Config, with_value
 from specdec.costs import CostTable
-from specdec.load.drafters import cheapest_model, draft_step_s, open_drafter, pass_times_s
+from specdec.load.costs import cost_book
+from specdec.load.drafters import cheapest_model, open_drafter
 from specdec.load.models import model_dir
+from specdec.load.stopwatch import by_num_tokens, draft_step_s, pass_times_s
 from specdec.load.target import open_target
 
 _CONTEXT_LENGTH = 1024
@@ -36,10 +38,10 @@ def time_pair(config: Config) -> TimedPair:
         if config.draft.device == "auto":
             drafter = cheapest_model(with_value(config, "draft.device", "cpu"), draft, length)
         else:
-            opened = open_drafter(config, target, length, verifier)
+            opened = open_drafter(config, target, length, cost_book(config, target, verifier))
             assert opened is not None, "plans are made for a draft"
             drafter = opened
         held.callback(drafter.release)
         step_s = draft_step_s(drafter, bos_id)
-        pass_s = (0.0, *pass_times_s(verifier, bos_id))
+        pass_s = by_num_tokens(pass_times_s(verifier, bos_id, verifier.max_pass_tokens))
         return TimedPair(CostTable(pass_s, step_s), verifier.device, drafter.device)
