@@ -103,10 +103,11 @@ def is_worse(now: Figure, before: Figure) -> bool:
 
 def table(now: Mapping[str, Figure], before: Row | None) -> str:
     """A line per figure: its value, its interval, the one before, the change."""
-    lines = [f"{'figure':44} {'now':>9}  {'95 %':17} {'before':>9}  change"]
+    width = max(map(len, now))
+    lines = [f"{'figure':{width}} {'now':>9}  {'95 %':17} {'before':>9}  change"]
     for name, figure in now.items():
         interval = f"{figure.low:.2f} - {figure.high:.2f}" if figure.high > figure.low else ""
-        line = f"{name:44} {figure.value:9.2f}  {interval:17}"
+        line = f"{name:{width}} {figure.value:9.2f}  {interval:17}"
         old = before.figures.get(name) if before else None
         if old:
             change = figure.value / old.value - 1.0
