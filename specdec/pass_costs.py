@@ -14,6 +14,7 @@ from statistics import median
 from specdec.level import LASTING, WINDOW, Level
 
 _ESTABLISHED = 10  # samples after which a lasting change of one size is one of the clock
+_DRIFT = 1.25  # a factor; a size that came this far bit by bit tells of a new clock as well
 _MEMORY = 0.98  # of a level's weight beside its neighbours', per pass without a sample
 _STEP_SIZES = (2, 4, 8, 16, 32, 64)
 _TRUST = 32  # passes that a level is trusted without being used, per sample it rests on
@@ -43,6 +44,8 @@ class PassCosts:
         self._context: dict[int, float] = {}  # that a level was learned at
         self._num_passes = 0
         self._known_at: dict[int, int] = {}  # number of the last pass that a level rests on
+        self._scaled_at: dict[int, int] = {}  # of the last pass that changed it with the clock
+        self._told: dict[int, tuple[float, int]] = {}  # value that the others know of, since when
         self._suspect_since: dict[int, int] = {}  # first suspect pass since, by size
         self._series: dict[int, float] = {}  # relative suspects by size since any good sample
 
@@ -54,6 +57,7 @@ class PassCosts:
         if level is None:
             self._levels[size] = Level(elapsed_s, 1)
             self._context[size], self._known_at[size] = context_length, self._num_passes
+            self._told[size] = (elapsed_s, self._num_passes)
             return
         distance = context_length - self._context[size]
         sample_s = max(elapsed_s - self.slope_s * distance, 0.1 * elapsed_s)
@@ -65,8 +69,7 @@ class PassCosts:
         if level.value != expected_s:  # the last of several that said the same
             self._acquit(size)
             self._known_at[size] = self._num_passes
-            if level.num_samples >= _ESTABLISHED:
-                self._new_clock(level.value / expected_s, since)
+            self._tell(size, since)
         else:
             self._suspect(size, sample_s / expected_s)
 
@@ -115,6 +118,7 @@ class PassCosts:
         self._levels = {size: Level(value, WINDOW) for size, (value, _, _) in sizes.items()}
         self._context = {size: context for size, (_, context, _) in sizes.items()}
         self._known_at = dict.fromkeys(sizes, 0)
+        self._told = {size: (value, 0) for size, (value, _, _) in sizes.items()}
         self.slope_s = slope_s
 
     def _on_line(self, num_tokens: int, sizes: Sequence[int], values: Sequence[float]) -> float:
@@ -140,9 +144,27 @@ class PassCosts:
         self._known_at[size] = self._num_passes
         if level.num_samples > WINDOW:
             self._learn_slope(distance, error_s, expected_s)
+        told, told_at = self._told[size]
+        drift = level.value / told
         moved = _CONTEXT_GAIN * distance
+        growth = max(1.0 + self.slope_s * moved / level.value, 0.5)
         self._context[size] += moved
-        level.scale(max(1.0 + self.slope_s * moved / level.value, 0.5))
+        level.scale(growth)
+        self._told[size] = (told * growth, told_at)
+        if level.num_samples < _ESTABLISHED or not 1.0 / _DRIFT < drift < _DRIFT:
+            self._tell(size, told_at + 1)
+
+    def _tell(self, size: int, since: int) -> None:
+        """A size has changed: an established one tells the others, up and down alike.
+
+        Were only sudden changes told, loads that come at once and fade would raise for ever what
+        is not measured in between.
+        """
+        level = self._levels[size]
+        told, _ = self._told[size]
+        self._told[size] = (level.value, self._num_passes)
+        if level.num_samples >= _ESTABLISHED:
+            self._new_clock(level.value / told, since)
 
     def _suspect(self, size: int, ratio: float) -> None:
         """Different sizes that are all slow, or all fast, in turn: a new clock, common to all."""
@@ -161,9 +183,11 @@ class PassCosts:
         it seems never is.
         """
         for size, level in self._levels.items():
-            if self._known_at[size] < since:
+            if max(self._known_at[size], self._scaled_at.get(size, 0)) < since:
                 level.scale(factor)
-                self._known_at[size] = self._num_passes
+                self._scaled_at[size] = self._num_passes
+                told, told_at = self._told[size]
+                self._told[size] = (told * factor, told_at)
                 self._acquit(size)
         self.slope_s *= factor
 

@@ -1,5 +1,16 @@
 """Fixtures every test may use."""
 
+import importlib
+from pathlib import Path
+
+import pytest
 from vulkan_harness import device, quiet_device, shaders, shared_device
 
 __all__ = ["device", "quiet_device", "shaders", "shared_device"]
+
+
+@pytest.fixture(autouse=True)
+def own_costs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What engines learn of costs in a test stays there: no test, and no user, starts with it."""
+    loading = importlib.import_module("specdec.load")  # the package's name is a function's too
+    monkeypatch.setattr(loading, "user_cache_dir", lambda environment: tmp_path / "costs")
