@@ -96,17 +96,21 @@ class KvCache:
     def _prefix_parts(
         self, layer: int, region: Region, source: int, slot: int, length: int
     ) -> NDArray[np.uint64]:
-        """Source offset, destination offset and bytes of each head's prefix of a layer, (N, 3).
+        """Source offset, destination offset and bytes of the parts of a layer's prefix, (N, 3).
 
         Tiles of 32 positions of one head are contiguous, of keys and of values.
         """
-        ring = self._sizes.ring(layer)
-        heads = np.arange(self._sizes.shape.num_kv_heads, dtype=np.uint64)
-        head_bytes = region.size_bytes // (self._sizes.num_slots * len(heads))
-        tiles = min(ring // KV_TILE, -(-length // KV_TILE))
-        first = region.offset_bytes + heads * head_bytes
-        slot_bytes = head_bytes * len(heads)
-        sizes = np.full(len(heads), tiles * (head_bytes * KV_TILE // ring), np.uint64)
+        ring, num_heads = self._sizes.ring(layer), self._sizes.shape.num_kv_heads
+        slot_bytes = region.size_bytes // self._sizes.num_slots
+        tiles = -(-length // KV_TILE)
+        if tiles * KV_TILE >= ring:  # all of a ring: heads lie beside each other
+            starts, part_bytes = np.zeros(1, np.uint64), slot_bytes
+        else:
+            head_bytes = slot_bytes // num_heads
+            starts = np.arange(num_heads, dtype=np.uint64) * head_bytes
+            part_bytes = head_bytes * KV_TILE // ring * tiles
+        first = region.offset_bytes + starts
+        sizes = np.full(len(starts), part_bytes, np.uint64)
         return np.stack((first + source * slot_bytes, first + slot * slot_bytes, sizes), axis=1)
 
     def truncate(self, slot: int, length: int) -> None:
