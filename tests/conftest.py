@@ -12,5 +12,5 @@ __all__ = ["device", "quiet_device", "shaders", "shared_device"]
 @pytest.fixture(autouse=True)
 def own_costs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What engines learn of costs in a test stays there: no test, and no user, starts with it."""
-    loading = importlib.import_module("specdec.load")  # the package's name is a function's too
-    monkeypatch.setattr(loading, "user_cache_dir", lambda environment: tmp_path / "costs")
+    costs = importlib.import_module("specdec.load.costs")  # `specdec.load` is a function's name too
+    monkeypatch.setattr(costs, "user_cache_dir", lambda environment: tmp_path / "costs")
