@@ -17,9 +17,10 @@ import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from overlap_costs import Watch, overlap_costs
 from paced import PacedDraft
 
 import specdec
@@ -30,7 +31,9 @@ from specdec.cost_cache import processor_name
 from specdec.costs import Costs
 from specdec.load import load_target
 from specdec.planning import Controller, PassPlan, Turn
+from specdec.simulator import simulate
 from specdec.timeline import TimelineRecorder
+from specdec.traces import FullChain
 from specdec.types import RoundReport, SamplingParams, Verifier
 
 PROMPTS = Path(__file__).parent / "prompts"
@@ -73,7 +76,8 @@ class Switched:
 def controllers(draft_length: int, verifier: Verifier) -> dict[str, Controller]:
     """One for each way of overlapping; a draft length of 0 is an adaptive one."""
     if draft_length:
-        return {way: FixedLength(draft_length, way) for way in WAYS}
+        by_way: dict[str, Controller] = {way: FixedLength(draft_length, way) for way in WAYS}
+        return by_way | {"record": FullChain(draft_length + 1)}
     sizes = verifier.max_pass_tokens, verifier.pass_sizes
     return {way: AdaptiveLength(Costs(*sizes), 15, way) for way in WAYS}
 
@@ -109,6 +113,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--draft-cores", default="1")
     parser.add_argument("--draft-threads", type=int, default=1)
     parser.add_argument("--trace", type=Path, help="write the timeline of the branch runs")
+    parser.add_argument(
+        "--simulate", action="store_true", help="hold the simulator against it (fixed lengths)"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     return parser.parse_args()
 
@@ -140,62 +147,121 @@ def row(
     }
 
 
-def measure(args: argparse.Namespace) -> dict[str, dict[str, list[specdec.Generation]]]:
-    """Results by kind and way; every prompt runs under every way, in turn."""
-    draft_dir = embedded_model_dir("draft") if args.draft == "embedded" else Path(args.draft)
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Everything that was run."""
+
+    results: dict[str, dict[str, list[specdec.Generation]]]  # by kind and way
+    watch: Watch
+
+    def of_way(self, way: str) -> list[specdec.Generation]:
+        """All results of one way."""
+        return [result for by_way in self.results.values() for result in by_way[way]]
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether every way gave the same texts."""
+        return all(
+            len({result.token_ids for result in same}) == 1
+            for by_way in self.results.values()
+            for same in zip(*(by_way[way] for way in WAYS), strict=True)
+        )
+
+
+def measure(args: argparse.Namespace) -> Measured:
+    """Run every prompt under every way, in turn; once more with full chains, to simulate."""
     config = specdec.with_overrides(
         specdec.Config(), [f"target.model={args.target}", "run.context_length=1024", *args.set]
     )
-    recipe = PacedDraft(draft_dir, 1024, args.step_ms / 1e3, args.draft_threads)
     target = load_target(config)
     pin(args.target_cores, is_worker=False)
-    drafter = WorkerDrafter(recipe)
+    drafter = WorkerDrafter(recipe(args))
     pin(args.draft_cores, is_worker=True)
     switched = Switched(controllers(args.draft_length, target))
-    recorder = TimelineRecorder(args.trace) if args.trace else None
+    watch = Watch(TimelineRecorder(args.trace) if args.trace else None)
     found: dict[str, dict[str, list[specdec.Generation]]] = {}
     with specdec.load(
-        config, controller=switched, recorder=recorder, target=target, drafter=drafter
+        config, controller=switched, recorder=watch, target=target, drafter=drafter
     ) as engine:
         list(engine.generate([specdec.Prompt(id="warm-up", text="def", max_new_tokens=8)]))
         for kind in args.kinds.split(","):
-            prompts = list(specdec.read_prompts(PROMPTS / f"{kind}.jsonl"))[: args.prompts_per_kind]
-            found[kind] = {way: [] for way in WAYS}
+            found[kind] = {way: [] for way in (*WAYS, "record")}
+            prompts = prompts_of(kind, args)
             for turn in range(args.repeats * len(prompts)):
-                prompt = replace(prompts[turn % len(prompts)], max_new_tokens=args.max_new_tokens)
-                for way in WAYS[turn % len(WAYS) :] + WAYS[: turn % len(WAYS)]:
+                ways = WAYS[turn % len(WAYS) :] + WAYS[: turn % len(WAYS)]
+                for way in (*ways, "record") if args.simulate and turn < len(prompts) else ways:
                     switched.switch(way)
-                    results = (event.result for event in engine.generate([prompt]))
-                    found[kind][way] += [result for result in results if result]
-    return found
+                    watch.way = way
+                    events = engine.generate([prompts[turn % len(prompts)]])
+                    found[kind][way] += [event.result for event in events if event.result]
+    return Measured(found, watch)
+
+
+def recipe(args: argparse.Namespace) -> PacedDraft:
+    """The draft to build in the worker."""
+    directory = embedded_model_dir("draft") if args.draft == "embedded" else Path(args.draft)
+    return PacedDraft(directory, 1024, args.step_ms / 1e3, args.draft_threads)
+
+
+def prompts_of(kind: str, args: argparse.Namespace) -> list[specdec.Prompt]:
+    """The first prompts of a kind."""
+    prompts = list(specdec.read_prompts(PROMPTS / f"{kind}.jsonl"))[: args.prompts_per_kind]
+    return [
+        replace(prompt, id=f"{kind}/{index}", max_new_tokens=args.max_new_tokens)
+        for index, prompt in enumerate(prompts)
+    ]
+
+
+def simulated(args: argparse.Namespace, measured: Measured) -> list[dict[str, object]]:
+    """What the simulator says of the same texts at the costs of these rounds."""
+    texts = {result.id: result.token_ids for result in measured.of_way("record")}
+    traces = measured.watch.traces(texts, replace(recipe(args), step_s=0.0).model())
+    costs = overlap_costs(measured.watch.rounds, args.draft_length)
+    rows: list[dict[str, object]] = []
+    for way in WAYS[:3]:
+        controller = FixedLength(args.draft_length, way)
+        said = simulate(traces, costs, controller, args.draft_length)
+        total = specdec.SpecStats()
+        for result in measured.of_way(way):
+            total.add(result.stats)
+        rows.append(
+            {
+                "overlap": way,
+                "live_tokens_per_s": round(total.tokens_per_s, 1),
+                "simulated_tokens_per_s": round(said.tokens_per_s, 1),
+                "simulated_over_live": round(said.tokens_per_s / total.tokens_per_s, 3),
+                "live_hit_rate": round(total.overlap.hit_rate, 3),
+                "simulated_hit_rate": round(said.overlap.hit_rate, 3),
+            }
+        )
+    return rows
+
+
+def show(row: dict[str, object]) -> None:
+    """Print one line of a table."""
+    print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
 
 
 def main() -> int:
     """Measure and print; 1 if an output differs."""
     args = arguments()
-    found = measure(args)
-    rows = []
-    for kind, by_way in found.items():
-        for way in WAYS:
-            rows.append(row(kind, way, by_way[way], by_way["off"]))
-            print("  ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
-    everything = [result for by_way in found.values() for result in by_way["off"]]
-    for way in WAYS[1:]:
-        mine = [result for by_way in found.values() for result in by_way[way]]
-        rows.append(row("all", way, mine, everything))
-        print("  ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
+    measured = measure(args)
+    rows = [
+        row(kind, way, by_way[way], by_way["off"])
+        for kind, by_way in measured.results.items()
+        for way in WAYS
+    ]
+    everything = measured.of_way("off")
+    rows += [row("all", way, measured.of_way(way), everything) for way in WAYS[1:]]
+    checks = simulated(args, measured) if args.simulate else []
+    for line in rows + checks:
+        show(line)
     first = everything[0]
     devices = {"target": first.target_device, "draft": first.draft_device}
     machine = {"cpu": processor_name(), "numerics": first.numerics_id, "label": "measured"}
-    is_equal = all(
-        len({result.token_ids for result in same}) == 1
-        for by_way in found.values()
-        for same in zip(*by_way.values(), strict=True)
-    )
-    print(
-        json.dumps({"benchmark": "overlap", **devices, **machine, "equal": is_equal, "rows": rows})
-    )
-    return 0 if is_equal else 1
+    facts = {"benchmark": "overlap", **devices, **machine, "equal": measured.is_equal}
+    print(json.dumps({**facts, "rows": rows, "simulator": checks}))
+    return 0 if measured.is_equal else 1
 
 
 if __name__ == "__main__":

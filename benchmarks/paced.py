@@ -49,7 +49,7 @@ class PacedDraft:
     step_s: float
     num_threads: int = 1
 
-    def __call__(self) -> BranchingDrafter:
+    def model(self) -> PacedModel:
         """Open the model."""
         checkpoint = open_checkpoint(self.directory)
         shape = checkpoint.info.shape
@@ -57,5 +57,9 @@ class PacedDraft:
         head_tokens = read_head_tokens(self.directory, shape.vocab_size)
         model = PacedModel(shape, checkpoint, settings, head_tokens)
         model.step_s = self.step_s
+        return model
+
+    def __call__(self) -> BranchingDrafter:
+        """Open the model and draft with it."""
         name = "cpu" if not self.step_s else f"cpu, {self.step_s * 1e3:g} ms a step (emulated)"
-        return BranchingDrafter(model, name, num_branches=NUM_ROWS - 1)
+        return BranchingDrafter(self.model(), name, num_branches=NUM_ROWS - 1)

@@ -7,7 +7,10 @@ way, beside the luck of how much was accepted, and compared with drafting betwee
 
 from __future__ import annotations
 
-from specdec.level import Level
+from collections import defaultdict, deque
+from collections.abc import Mapping
+from statistics import mean, median
+
 from specdec.types import RoundReport
 
 OFF, CHAIN, BRANCH = 0, 1, 8  # endings to work on
@@ -15,8 +18,12 @@ MODES = {"off": (OFF,), "chain": (CHAIN,), "branch": (BRANCH,), "auto": (OFF, BR
 
 _FIRST_ROUNDS = 6  # of every way, one after the other
 _TRIAL_ROUNDS = 4  # when a way is tried again
-_SETTLED_ROUNDS = 96  # between two trials
-_GAIN = 0.1  # of the moving mean of waits: they are short or long, not noisy
+_SETTLED_ROUNDS = (24, 192)  # between two trials: at first, and in the end
+_GAIN = 0.1  # of the moving rate of misses
+_KEPT_ROUNDS = 64  # of each way that are remembered
+_LEAST_ROUNDS = 3  # before passes count as slower
+_LONGEST_WAIT = 2.0  # that counts, in usual waits without overlap
+_MEDIAN_ERROR = 1.86  # standard error of a median, in median deviations over the root of n
 _LEAST_GAIN = 0.01  # of a round: less is not worth a change
 
 
@@ -24,18 +31,28 @@ class _Way:
     """What one way of overlapping has cost of late."""
 
     def __init__(self) -> None:
-        self.num_rounds = 0
-        self.wait_s = 0.0
-        self.passes: dict[int, Level] = {}  # seconds by number of tokens
+        self.waits: deque[float] = deque(maxlen=_KEPT_ROUNDS)
+        self.passes: deque[tuple[int, float]] = deque(maxlen=_KEPT_ROUNDS)  # tokens, seconds
 
-    def observe_wait(self, elapsed_s: float) -> None:
-        """Learn from one wait for the drafter."""
-        self.num_rounds += 1
-        self.wait_s += max(_GAIN, 1.0 / self.num_rounds) * (elapsed_s - self.wait_s)
+    def typical_passes(self) -> dict[int, float]:
+        """Median seconds by number of tokens."""
+        by_size: dict[int, list[float]] = defaultdict(list)
+        for size, elapsed_s in self.passes:
+            by_size[size].append(elapsed_s)
+        return {size: median(times) for size, times in by_size.items()}
 
-    def observe_pass(self, num_tokens: int, elapsed_s: float) -> None:
-        """Learn from one pass."""
-        self.passes.setdefault(num_tokens, Level()).observe(elapsed_s)
+    def mean_wait_s(self, longest_s: float) -> float:
+        """For the drafter; a hold-up of the machine counts as `longest_s`."""
+        return mean(min(wait, longest_s) for wait in self.waits) if self.waits else 0.0
+
+    def slowdown(self, alone: Mapping[int, float]) -> tuple[float, float]:
+        """By what part passes took longer than `alone`, and how uncertain that is."""
+        ratios = [elapsed_s / alone[size] for size, elapsed_s in self.passes if size in alone]
+        if len(ratios) < _LEAST_ROUNDS:
+            return 0.0, 0.0
+        centre = median(ratios)
+        spread = median(abs(ratio - centre) for ratio in ratios)
+        return centre - 1.0, _MEDIAN_ERROR * spread / len(ratios) ** 0.5
 
 
 class OverlapChoice:
@@ -47,7 +64,9 @@ class OverlapChoice:
         self._ways = {choice: _Way() for choice in self._choices}
         self._current = self._last = self._choices[0]
         self._num_left = _FIRST_ROUNDS
-        self._next_trial = 1
+        self._next_trial = 0
+        self._num_settled = _SETTLED_ROUNDS[0]
+        self._best, self._is_settled = OFF, False
         self._miss_rate = 1.0
 
     @property
@@ -64,8 +83,8 @@ class OverlapChoice:
         """Learn from a round that asked its drafter."""
         if report.run.work.num_endings:
             self._miss_rate += _GAIN * ((not report.run.work.is_hit) - self._miss_rate)
-        self._ways[self._current].observe_pass(report.num_checked + 1, report.verify_s)
-        self._ways[self._last].observe_wait(report.draft_s)  # its pass was the one before
+        self._ways[self._current].passes.append((report.num_checked + 1, report.verify_s))
+        self._ways[self._last].waits.append(report.draft_s)  # its pass was the one before
         self._last = self._current
         self._num_left -= 1
         if self._num_left <= 0 and len(self._choices) > 1:
@@ -73,30 +92,33 @@ class OverlapChoice:
 
     def cost_s(self, choice: int) -> float:
         """Seconds per round that a way costs beside passes as they are without overlap."""
-        way, alone = self._ways[choice], self._ways[OFF]
-        excess = [
-            (level.value - alone.passes[size].value, level.num_samples)
-            for size, level in way.passes.items()
-            if size in alone.passes
-        ]
-        total = sum(count for _, count in excess)
-        slower_s = sum(value * count for value, count in excess) / total if total else 0.0
-        return way.wait_s + max(0.0, slower_s)
+        way, off = self._ways[choice], self._ways[OFF]
+        alone = off.typical_passes()
+        slower, error = way.slowdown(alone)
+        certain = max(0.0, slower - error - off.slowdown(alone)[1])
+        longest_s = _LONGEST_WAIT * max(median(off.waits or [0.0]), 0.001)
+        return way.mean_wait_s(longest_s) + certain * max(alone.values(), default=0.0)
 
     def _choose(self) -> None:
         """Try what was never tried, else settle on the best; after that, another in turn."""
-        untried = [c for c in self._choices if not self._ways[c].num_rounds]
+        untried = [choice for choice in self._choices if not self._ways[choice].passes]
         if untried:
             self._current, self._num_left = untried[0], _FIRST_ROUNDS
             return
         costs = {choice: self.cost_s(choice) for choice in self._choices}
         best = min(self._choices, key=costs.__getitem__)
-        round_s = max((level.value for level in self._ways[OFF].passes.values()), default=0.0)
+        round_s = max(self._ways[OFF].typical_passes().values(), default=0.0)
         if costs[OFF] - costs[best] < _LEAST_GAIN * round_s:
             best = OFF
-        if self._current == best:  # it has had its time: another one's turn
+        if self._current == best and self._is_settled:  # it has had its time: another's turn
             others = [choice for choice in self._choices if choice != best]
             self._next_trial = (self._next_trial + 1) % len(others)
             self._current, self._num_left = others[self._next_trial], _TRIAL_ROUNDS
+            self._is_settled = False
+            return
+        if best == self._best:
+            self._num_settled = min(2 * self._num_settled, _SETTLED_ROUNDS[1])
         else:
-            self._current, self._num_left = best, _SETTLED_ROUNDS
+            self._num_settled = _SETTLED_ROUNDS[0]
+        self._best = self._current = best
+        self._num_left, self._is_settled = self._num_settled, True

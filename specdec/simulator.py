@@ -222,10 +222,12 @@ class _Worker:
         self, rows: Sequence[_Row], num_checked: int, num_accepted: int, start: int
     ) -> _Row | None:
         """The row that went for the ending that came."""
-        if int(self._trace.num_matching[start]) > num_accepted == num_checked:
-            return rows[0]
         at = start + num_accepted
         rank = int(self._ranks[at]) - 1 if at < self.num_tokens else NUM_OTHERS
+        if num_accepted == num_checked:
+            is_told = int(self._trace.num_drafted[start]) > num_checked
+            if int(self._trace.num_matching[start]) > num_accepted or (rank < 0 and not is_told):
+                return rows[0]
         return next((row for row in rows if row.ending == (num_accepted, rank)), None)
 
     def _free_length(self, rule: StoppingRule, position: int) -> int:
