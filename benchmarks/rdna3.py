@@ -34,7 +34,7 @@ from target.paper import PaperPasses
 from target.pass_sizes import PASS_ROWS
 from target.plan import Head
 from target.sizes import KvFormat, RunSizes
-from target.tuning import Tuning, tuning_for
+from target.tuning import Tuning, shipped_tuning
 from target.vulkan import Device, PipelineStatistics, pipeline_statistics
 
 FAMILIES = ("PHOENIX", "GFX1103_R1")  # gfx1103's name differs between versions of Mesa
@@ -186,7 +186,7 @@ def compile_here(write_table: bool, depths: list[int]) -> None:
     """With RADV pretending to drive a 780M: compile, estimate, print."""
     device = Device.open("auto", statistics=True)
     version = device.info.driver.rpartition("Mesa ")[2].split("-")[0]
-    paper = Paper(device, tuning_for(device.info))
+    paper = Paper(device, shipped_tuning(device.info))
     programs = paper.compile_all()
     estimates = [paper.estimate(rows, depth) for depth in depths for rows in PASS_ROWS]
     for passes in paper.passes:

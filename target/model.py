@@ -18,7 +18,8 @@ from target.pass_sizes import BLOCK_ROWS
 from target.plan import Head, Plan
 from target.sizes import KvFormat, RunSizes, fit_rows
 from target.step import StepBuffer, cut_into_passes
-from target.tuning import Tuning, tuning_for
+from target.tuned_products import tuning_for
+from target.tuning import Tuning
 from target.vulkan import Device
 
 _log = logging.getLogger(__name__)

@@ -67,7 +67,7 @@ class Tuning:
         )
 
 
-def tuning_for(info: DeviceInfo) -> Tuning:
+def shipped_tuning(info: DeviceInfo) -> Tuning:
     """Settings from the file whose `match` is part of the device's name, else the generic ones."""
     paths = sorted(_DIRECTORY.glob("*.toml"), key=lambda path: path.stem == "generic")
     for path in paths:

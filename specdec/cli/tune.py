@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from specdec.cli.loading import loading_bar
+from specdec.cli.tune_kernels import run_kernels
 from specdec.compare.prompt_sets import PromptSets, chosen, layers, prompts_of_file, shipped_prompts
 from specdec.config import Config, read_config, with_overrides, with_value
 from specdec.errors import UsageError
@@ -53,6 +54,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--output", type=Path, default=Path("tuned.toml"), metavar="FILE", help="(tuned.toml)"
     )
     parser.add_argument("--json", action="store_true", help="print all measurements as JSON")
+    parser.add_argument(
+        "--kernels",
+        action="store_true",
+        help="tune the shaders' settings for the target's device instead; bits stay the same",
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings to start from, TOML")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
 
@@ -61,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     """Search, show, write the configuration and a curve per drafter."""
     if not args.budget > 0:
         raise UsageError(f"--budget is {args.budget:g}; legal: seconds above 0")
+    if args.kernels:
+        return run_kernels(args)
     base = with_overrides(read_config(args.config) if args.config else Config(), args.set)
     drafters = _drafters(args, base)
     settings = settings_of(drafters, _lengths(args, base))

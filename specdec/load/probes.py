@@ -82,7 +82,7 @@ def _gpus(measure: bool) -> tuple[str, tuple[Gpu, ...]]:
 
 
 def _gpu(info: DeviceInfo, measure: bool) -> Gpu:
-    from target.tuning import tuning_for
+    from target.tuned_products import tuning_for
 
     gpu = Gpu(
         index=info.index,
