@@ -68,10 +68,13 @@ def test_trace_rates_equal_a_replay_on_those_costs() -> None:
     )
 
 
-def test_the_adaptive_controller_is_forecast_by_replay() -> None:
+def test_adaptive_and_continuous_drafting_are_forecast_from_traces() -> None:
     acceptance = TraceAcceptance(tuple(shipped_traces()[:20]), "")
     streams = stream_forecasts(FLAT, DraftCosts("npu", 0.006), acceptance, 0.8)
-    assert all(s.adaptive and 0.9 * max(s.fixed) < s.adaptive < s.free for s in streams)
+    for stream in streams:
+        assert stream.adaptive and 0.9 * max(stream.fixed) < stream.adaptive < stream.free
+        assert stream.adaptive <= stream.continuous < stream.free
+        assert 0.2 < stream.hit_rate < 0.8, "simulated: not the rate that was given"
 
 
 def test_a_pass_is_bytes_over_rate_until_arithmetic_takes_longer() -> None:

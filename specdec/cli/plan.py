@@ -53,7 +53,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--costs", type=Path, metavar="FILE", help="measured costs of the pair")
     parser.add_argument(
-        "--hit-rate", type=float, default=0.8, help="of branches drafted during a pass (0.8)"
+        "--hit-rate",
+        type=float,
+        default=0.8,
+        help="with --acceptance: passes that end as branches foresaw (0.8)",
     )
     parser.add_argument(
         "--goal", type=float, action="append", default=[], metavar="N", help="tokens/s to judge"

@@ -16,6 +16,7 @@ from specdec.level import WINDOW
 from specdec.plan.figures import Label
 from specdec.planning import Controller
 from specdec.replay import ReplayedRound, replay, total_s
+from specdec.simulator import OverlapCosts, simulate
 from specdec.traces import Trace, load_traces
 
 MAX_DRAFT = 15
@@ -28,6 +29,14 @@ class Outcome:
 
     tokens_per_pass: float
     tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Overlapped:
+    """Text made while the draft works ahead for the likely endings of each pass."""
+
+    tokens_per_s: float
+    hit_rate: float  # passes that ended in an ending worked for
 
 
 class AcceptanceModel(Protocol):
@@ -51,6 +60,9 @@ class AcceptanceModel(Protocol):
     def adaptive(self, costs: CostTable) -> Mapping[str, Outcome]:
         """`speculation.mode = auto` by kind; empty where this cannot be told."""
 
+    def overlapped(self, costs: OverlapCosts) -> Mapping[str, Overlapped]:
+        """The same with branches drafted during passes; empty where this cannot be told."""
+
 
 @dataclass(frozen=True, slots=True)
 class ConstantAcceptance:
@@ -71,6 +83,10 @@ class ConstantAcceptance:
 
     def adaptive(self, costs: CostTable) -> Mapping[str, Outcome]:
         """With no margin to go by, the best fixed length is all there is."""
+        return {}
+
+    def overlapped(self, costs: OverlapCosts) -> Mapping[str, Overlapped]:
+        """Which endings are likely is not known: a closed form with an assumed hit rate serves."""
         return {}
 
 
@@ -112,6 +128,17 @@ class TraceAcceptance:
             kind: Outcome(tokens[kind] / len(done), tokens[kind] / total_s(done))
             for kind, done in rounds.items()
         }
+
+    def overlapped(self, costs: OverlapCosts) -> Mapping[str, Overlapped]:
+        """Simulated event by event, one controller for all texts."""
+        controller = AdaptiveLength(_known(costs.table), MAX_DRAFT, "branch")
+        longest = min(MAX_DRAFT, costs.table.longest_run)
+        found = {}
+        for kind in self.kinds:
+            own = [trace for trace in self.traces if trace.kind == kind]
+            done = simulate(own, costs, controller, longest)
+            found[kind] = Overlapped(done.tokens_per_s, done.overlap.hit_rate)
+        return found
 
     def _replayed(
         self, trace: Trace, controller: Controller, costs: CostTable

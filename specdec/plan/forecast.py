@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from specdec.costs import CostTable
-from specdec.plan.acceptance import MAX_DRAFT, AcceptanceModel
+from specdec.plan.acceptance import MAX_DRAFT, AcceptanceModel, Overlapped
+from specdec.simulator import OverlapCosts
 
 _LONGEST_AFTER_MISS = 8
 PassSeconds = Callable[[int, int], float]  # of a pass of so many tokens in all, and sequences
@@ -24,6 +25,12 @@ class DraftCosts:
     fixed_s: float = 0.0  # of asking the drafter at all
     bus_s: float = 0.0  # by how much each hidden step slows a pass on the same memory
     rows: int = 1  # sequences that one step serves
+    row_s: float = 0.0  # what each further row adds to a step
+
+    def overlap_costs(self, table: CostTable) -> OverlapCosts:
+        """What it costs that pass and draft run at once: each slows by the other's reads."""
+        share = self.bus_s / self.step_s if self.step_s else 0.0
+        return OverlapCosts(table, self.row_s, share, share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +43,7 @@ class StreamForecast:
     tokens_per_pass: tuple[float, ...]  # by draft length
     adaptive: float | None
     continuous: float  # drafting goes on during passes; the best of it and of not doing so
-    continuous_hit_rate: float
+    hit_rate: float  # passes that ended in an ending worked for
     free: float  # the same drafts for nothing: a bound
 
     @property
@@ -73,6 +80,7 @@ def stream_forecasts(
 ) -> list[StreamForecast]:
     """One forecast per kind of text."""
     adaptive = acceptance.adaptive(costs)
+    simulated = acceptance.overlapped(draft.overlap_costs(costs))
     longest = min(MAX_DRAFT, costs.longest_run)
     forecasts = []
     for kind in acceptance.kinds:
@@ -80,7 +88,9 @@ def stream_forecasts(
         per_pass = tuple(outcome.tokens_per_pass for outcome in outcomes)
         fixed = tuple(outcome.tokens_per_s for outcome in outcomes)
         own = adaptive.get(kind)
-        overlapped = _continuous(costs, draft, per_pass, hit_rate)
+        ahead = simulated.get(kind) or Overlapped(
+            _continuous(costs, draft, per_pass, hit_rate), hit_rate
+        )
         forecasts.append(
             StreamForecast(
                 kind,
@@ -88,8 +98,8 @@ def stream_forecasts(
                 fixed,
                 per_pass,
                 own.tokens_per_s if own else None,
-                max(overlapped, *fixed),
-                hit_rate,
+                max(ahead.tokens_per_s, own.tokens_per_s if own else 0.0, *fixed),
+                ahead.hit_rate,
                 max(
                     per_pass[k] / (costs.pass_s[k + 1] + costs.other_s) for k in range(longest + 1)
                 ),

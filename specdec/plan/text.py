@@ -40,15 +40,16 @@ def _passes(plan: Plan) -> Iterator[str]:
 def _streams(streams: list[StreamForecast]) -> Iterator[str]:
     yield "one sequence, tokens/s, modelled"
     yield (
-        f"  {'kind':20}{'plain':>8}{'fixed (K)':>14}{'auto':>8}{'continuous':>12}"
+        f"  {'kind':20}{'plain':>8}{'fixed (K)':>14}{'auto':>8}{'continuous (hits)':>19}"
         f"{'free drafts':>13}{'tokens/pass':>13}"
     )
     for stream in streams:
         fixed = f"{max(stream.fixed):.1f} ({stream.best_length})"
+        continuous = f"{stream.continuous:.1f} ({stream.hit_rate:.0%})"
         adaptive = f"{stream.adaptive:.1f}" if stream.adaptive is not None else "-"
         yield (
             f"  {stream.kind:20}{stream.plain:8.1f}{fixed:>14}{adaptive:>8}"
-            f"{stream.continuous:12.1f}{stream.free:13.1f}"
+            f"{continuous:>19}{stream.free:13.1f}"
             f"{stream.tokens_per_pass[stream.best_length]:13.2f}"
         )
 
