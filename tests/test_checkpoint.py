@@ -88,7 +88,7 @@ def test_an_unknown_matrix_is_a_mistake_of_the_caller(converted: Path) -> None:
 
 
 def test_the_embedded_pair_opens() -> None:
-    for role, num_layers in (("target", 12), ("draft", 3)):
+    for role, num_layers in (("target", 12), ("draft", 5)):
         checkpoint = open_checkpoint(embedded_model_dir(role))
         assert checkpoint.info.shape.num_layers == num_layers
         assert checkpoint.matrix("embed").num_rows == 16_384
