@@ -1,7 +1,7 @@
 // Joins a row's partial attention over its chunks and quantises the head outputs for the o matrix.
 //   m = max m_c; w_c = exp(m_c - m); out[d] = (sum_c w_c a_c[d]) / (sum_c w_c l_c);  aq, as = quantise(out), groups of 32
 // partial a float [M][NUM_HEADS][max_chunks][D], (m, l) float2 [M][NUM_HEADS][max_chunks] of attention.comp;
-// aq [M][NUM_HEADS D / 4], as [M][NUM_HEADS D / 32]. Inactive rows get zeros.
+// aq, as: rows of NUM_HEADS D columns, include/activation_layout.glsl. Inactive rows get zeros.
 // Thread = (4 dims, slice); slice s of SLICES = 4 CHUNK / D takes the row's chunks s, s + SLICES, ... ascending, then the
 // slices are summed ascending: an order that depends on the row's own chunks alone.
 // Grid (NUM_HEADS, M). Limits: D 32, 64, 128 or 256, CHUNK >= D / 4. Caller: target/plan.py, after attention.comp.

@@ -10,11 +10,14 @@ layout(binding = 4, std430) writeonly restrict buffer Output { vec4 y[]; };
 
 void main() {
     multiply();
-    [[unroll]] for (uint m = FIRST_TOKEN; m < M; m += TOKEN_STEP) {
-        const uint row = (first_token() + m) * push.stride + push.first_row;
-        [[unroll]] for (uint t = 0; t < TILES; ++t) {
-            const uint tile = first_tile() + t;
-            if (tile < push.tiles) y[row / 4u + tile * 8u + quad()] = result(t, m);
+    [[unroll]] for (uint first = 0; first < M; first += ROUND) {
+        share_sums(first);
+        [[unroll]] for (uint m = first + FIRST_TOKEN; m < first + ROUND; m += TOKEN_STEP) {
+            const uint row = (first_token() + m) * push.stride + push.first_row;
+            [[unroll]] for (uint t = 0; t < TILES; ++t) {
+                const uint tile = first_tile() + t;
+                if (tile < push.tiles) y[row / 4u + tile * 8u + quad()] = result(t, m);
+            }
         }
     }
 }

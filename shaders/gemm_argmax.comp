@@ -23,23 +23,26 @@ Best better(Best a, Best b) {
 
 void main() {
     multiply();
-    [[unroll]] for (uint m = FIRST_TOKEN; m < M; m += TOKEN_STEP) {
-        Best best = Best(uintBitsToFloat(0xFF800000u), 0xFFFFFFFFu);  // -infinity
-        [[unroll]] for (uint t = 0; t < TILES; ++t) {
-            const vec4 logits = result(t, m);
-            [[unroll]] for (uint r = 0; r < 4; ++r) {
-                const uint row = (first_tile() + t) * 32u + 4u * quad() + r;
-                if (row < push.num_rows) best = better(best, Best(logits[r], push.first_row + row));
+    [[unroll]] for (uint first = 0; first < M; first += ROUND) {
+        share_sums(first);
+        [[unroll]] for (uint m = first + FIRST_TOKEN; m < first + ROUND; m += TOKEN_STEP) {
+            Best best = Best(uintBitsToFloat(0xFF800000u), 0xFFFFFFFFu);  // -infinity
+            [[unroll]] for (uint t = 0; t < TILES; ++t) {
+                const vec4 logits = result(t, m);
+                [[unroll]] for (uint r = 0; r < 4; ++r) {
+                    const uint row = (first_tile() + t) * 32u + 4u * quad() + r;
+                    if (row < push.num_rows) best = better(best, Best(logits[r], push.first_row + row));
+                }
             }
-        }
-        [[unroll]] for (uint step = 1; step < 8; step <<= 1) {
-            const uint other = gl_SubgroupInvocationID ^ step;
-            best = better(best, Best(subgroupShuffle(best.value, other), subgroupShuffle(best.id, other)));
-        }
-        const uint partial = (push.first_row / 32u + first_tile()) / TILES;
-        if (first_tile() < push.tiles && quad() == 0u) {
-            values[(first_token() + m) * push.stride + partial] = best.value;
-            ids[(first_token() + m) * push.stride + partial] = best.id;
+            [[unroll]] for (uint step = 1; step < 8; step <<= 1) {
+                const uint other = gl_SubgroupInvocationID ^ step;
+                best = better(best, Best(subgroupShuffle(best.value, other), subgroupShuffle(best.id, other)));
+            }
+            const uint partial = (push.first_row / 32u + first_tile()) / TILES;
+            if (first_tile() < push.tiles && quad() == 0u) {
+                values[(first_token() + m) * push.stride + partial] = best.value;
+                ids[(first_token() + m) * push.stride + partial] = best.id;
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 // RMS norm and quantisation of the residual stream: the first layer's input norm.
 //   h = x / sqrt(mean(x^2) + EPS) * factor;  aq, as = quantise(h) in groups of 32 (include/activation.glsl)
-// x float [M][HIDDEN], factor float [HIDDEN] (Gemma's 1 + w), aq [M][HIDDEN/4], as [M][HIDDEN/32].
+// x float [M][HIDDEN], factor float [HIDDEN] (Gemma's 1 + w), aq, as: include/activation_layout.glsl.
 // Grid (M): one workgroup a row. Limits: HIDDEN a multiple of 32, <= 16384 - 512 (shared memory).
 // Caller: target/plan.py, once a pass, after embed.
 #version 460

@@ -2,7 +2,7 @@
 //   x += y / sqrt(mean(y^2) + EPS) * post_factor
 //   h  = x / sqrt(mean(x^2) + EPS) * next_factor;  aq, as = quantise(h) in groups of 32
 // x float [M][HIDDEN] read and written, y float [M][HIDDEN], factors float [HIDDEN] (Gemma's 1 + w),
-// aq [M][HIDDEN/4], as [M][HIDDEN/32]. The float32 stream is never rounded: Gemma 3's overflows fp16.
+// aq, as: include/activation_layout.glsl. The float32 stream is never rounded: Gemma 3's overflows fp16.
 // Grid (M): one workgroup a row. Limits: HIDDEN a multiple of 32, at most 16384 - 512 (shared memory).
 // Caller: target/plan.py, twice a layer: after o (post-attention norm, pre-feedforward norm) and after down
 // (post-feedforward norm, next layer's input norm or the final norm).

@@ -197,12 +197,9 @@ class Operators:
             "SLICES": tuning.slices,
             "TILES": tuning.tiles,
         }
-        if form == "matrix":
-            constants |= {"TOKENS": tuning.tokens, "DEPTH": tuning.depth}
-            constants |= {"ROW_BITS": tuning.row_bits, "COLUMN_BITS": tuning.column_bits}
-        else:
+        if form != "matrix":
             constants["WIDTH"] = tuning.width
-        if form == "dot":
+        if form != "lanes":
             constants["UNROLL"] = tuning.unroll
         defines = {"BITS": matrix.bits, "INTEGER_DOT": FORMS.index(form)}
         program = self._program(name, defines, constants, tuning.subgroup)

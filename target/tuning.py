@@ -31,12 +31,8 @@ class GemmTuning:
     tiles: int = 2  # of 32 rows, for a workgroup or a cluster of 8 lanes
     width: int = 32  # lanes along rows
     block: int = BLOCK_ROWS  # most rows that share one unpacking of the weights
-    unroll: int = 1  # groups of K in flight
+    unroll: int = 1  # groups of K whose weights are on their way
     subgroup: int = 0  # lanes of a subgroup; 0: the driver's choice
-    tokens: int = 16  # matrix form: columns of a product, its depth, and which bits of an element's
-    depth: int = 32  # index change its row and its column (shaders/include/gemm_matrix.glsl)
-    row_bits: int = 7
-    column_bits: int = 7
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+from activation_rows import from_blocks, padded, to_blocks
 from numpy.typing import NDArray
 from vulkan_harness import Bench
 
@@ -98,8 +99,9 @@ class Products:
     def geglu(self, case: Case, variant: Variant) -> tuple[NDArray[np.int8], NDArray[F32]]:
         """Quantised activations (rows, N / 2) and their factors (rows, N / 64)."""
         num_rows, groups = len(case.values), case.tiles // 2
-        shapes = [(num_rows, groups * 8), (num_rows, groups)]
-        values, factors = self.run("gemm_geglu", case, variant, shapes, [0, groups])
+        shapes = [(padded(num_rows), groups * 8), (padded(num_rows), groups)]
+        found = self.run("gemm_geglu", case, variant, shapes, [0, groups])
+        values, factors = (from_blocks(blocks, num_rows, groups) for blocks in found)
         return values.view(np.int8), factors.view(F32)
 
     def argmax(
@@ -125,11 +127,13 @@ class Products:
         if key not in self.programs:
             defines = {"BITS": case.matrix.bits, "INTEGER_DOT": int(variant.integer_dot)}
             self.programs[key] = Program(self.device, name, defines, variant.constants())
-        inputs = (case.matrix.packed, case.matrix.scales, case.values, case.factors)
+        groups = case.matrix.num_columns // GROUP
+        rows = to_blocks(case.values, groups), to_blocks(case.factors, groups)
+        inputs = (case.matrix.packed, case.matrix.scales, *rows)
         with Bench(self.device) as bench:
             sheets = [bench.upload(np.full(shape, NO_ID, np.uint32)) for shape in outputs]
             regions = [*(bench.upload(array) for array in inputs), *sheets]
-            push = [case.matrix.num_columns // GROUP, case.tiles, *arguments]
+            push = [groups, case.tiles, *arguments]
             grid = variant.grid(len(case.values), case.tiles)
             bench.dispatch(self.programs[key], regions, grid, push)
             bench.run()

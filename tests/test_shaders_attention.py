@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from activation_rows import from_blocks, padded
 from numpy.typing import NDArray
 from shader_cases import (
     INACTIVE,
@@ -86,7 +87,7 @@ class Layer:
             step, given = bench.upload(step_buffer(rows)), bench.upload(q)
             cache = [bench.upload(buffer) for buffer in self.caches(rows)]
             parts = [bench.upload(partials), bench.upload(summary)]
-            out = [bench.zeros(count * width), bench.zeros(count * width // 8)]
+            out = [bench.zeros(padded(count) * width // share) for share in (1, 8)]
             speed = {"ROWS": max_rows, "SHUFFLE": spread, "BATCH": batch}
             speed["NUM_KV_HEADS"] = shape.num_kv_heads
             program = bench.program("attention", self.defines, {**constants, **speed})
@@ -99,8 +100,8 @@ class Layer:
             return Outcome(
                 bench.download(parts[0], np.float32).reshape(partials.shape),
                 bench.download(parts[1], np.float32).reshape(summary.shape),
-                bench.download(out[0], np.uint32).reshape(count, -1),
-                bench.download(out[1], np.float32).reshape(count, -1),
+                from_blocks(bench.download(out[0], np.uint32), count, width // 32),
+                from_blocks(bench.download(out[1], np.float32), count, width // 32),
             )
 
     def expected(self, row: Row) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from activation_rows import from_blocks, padded
 from numpy.typing import NDArray
 from shader_cases import (
     INACTIVE,
@@ -31,18 +32,24 @@ def normal(seed: int, *shape: int, scale: float = 1.0) -> FloatArray:
 
 
 def words(num_rows: int, columns: int) -> NDArray[np.uint32]:
-    return np.zeros((num_rows, columns // 4), np.uint32)
+    return np.zeros((padded(num_rows), columns // 4), np.uint32)
 
 
 def scales(num_rows: int, columns: int) -> FloatArray:
-    return np.zeros((num_rows, columns // 32), np.float32)
+    return np.zeros((padded(num_rows), columns // 32), np.float32)
+
+
+def quantised_rows(out: list[NDArray], num_rows: int) -> tuple[NDArray, FloatArray]:
+    """Values and scales, the last two buffers of a shader, row by row."""
+    groups = out[-1].shape[1]
+    return from_blocks(out[-2], num_rows, groups), from_blocks(out[-1], num_rows, groups)
 
 
 def norm_quantize(device: Device, x: FloatArray, factor: FloatArray) -> tuple[NDArray, FloatArray]:
     num_rows, hidden = x.shape
     buffers = [x, factor, words(num_rows, hidden), scales(num_rows, hidden)]
     out = run(device, "norm_quantize", buffers, num_rows, constants={"HIDDEN": hidden})
-    return out[2], out[3]
+    return quantised_rows(out, num_rows)
 
 
 @pytest.mark.parametrize("hidden", HIDDEN_SIZES)
@@ -72,7 +79,7 @@ def test_residual_takes_the_normed_projection(device: Device, hidden: int, threa
     out = run(device, "residual_norm_quantize", buffers, num_rows, constants=constants)
     expected = x + rms_norm(y, post)
     np.testing.assert_allclose(out[0], expected, rtol=2e-6, atol=2e-5)
-    assert_quantised(out[4], out[5], rms_norm(out[0], following))
+    assert_quantised(*quantised_rows(out, num_rows), rms_norm(out[0], following))
 
 
 def test_a_rows_bits_do_not_depend_on_its_neighbours(device: Device) -> None:
@@ -84,7 +91,7 @@ def test_a_rows_bits_do_not_depend_on_its_neighbours(device: Device) -> None:
         count = len(rows)
         buffers = [x[rows], y[rows], post, following, words(count, hidden), scales(count, hidden)]
         out = run(device, "residual_norm_quantize", buffers, count, constants={"HIDDEN": hidden})
-        return [out[0], out[4], out[5]]
+        return [out[0], *quantised_rows(out, count)]
 
     together = run_rows(list(range(16)))
     for rows in ([11], [3, 11], [11, 0, 1, 2]):

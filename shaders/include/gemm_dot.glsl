@@ -1,7 +1,8 @@
 // Class of matrix product for devices with fast packed 4 x 8-bit integer dot products: a workgroup owns TILES tiles, its
 // threads are WIDTH lanes along rows x SLICES slices of K. A subgroup reads 16 bytes a lane, 512 consecutive bytes of
 // a tile; the activations are the same for all its lanes (scalar loads or one broadcast). Slices meet in shared memory.
-// WIDTH divides 32 TILES; 32 TILES / WIDTH rows of a lane share an activation load. UNROLL groups are in flight.
+// WIDTH divides 32 TILES; 32 TILES / WIDTH rows of a lane share an activation load. The weights of UNROLL groups are on
+// their way at any time.
 // Limits: M x SLICES x 32 TILES floats of shared memory (32 KiB), WIDTH x SLICES lanes (1024).
 #extension GL_EXT_spirv_intrinsics : require
 #extension GL_KHR_shader_subgroup_ballot : require
@@ -17,13 +18,24 @@ int packed_dot(int a, int b, spirv_literal int format);
 
 const uint ROWS = 32 * TILES;
 const uint HELD = ROWS / WIDTH;  // rows of a lane
+const uint WORDS = BITS / 4;     // of 16 bytes, in a group of a row
+#define ROUND M
 const uint TOKEN_STEP = WIDTH * SLICES / 8;
 #define FIRST_TOKEN cluster()
 
+uvec4 packed[UNROLL * HELD * WORDS];
+uvec2 four_scales[UNROLL * HELD];
 float slice_sums[HELD * M];
 shared float shared_sums[SLICES * M * ROWS];
 
 uint first_tile() { return gl_WorkGroupID.y * TILES; }
+
+void share_sums(uint first) {
+    [[unroll]] for (uint i = 0; i < HELD; ++i)
+        [[unroll]] for (uint m = 0; m < M; ++m)
+            shared_sums[(gl_LocalInvocationID.y * M + m) * ROWS + i * WIDTH + gl_LocalInvocationID.x] = slice_sums[i * M + m];
+    barrier();
+}
 
 vec4 result(uint t, uint m) {
     precise vec4 total = vec4(0.0);
@@ -34,48 +46,59 @@ vec4 result(uint t, uint m) {
     return total;
 }
 
-// The 32 weights of a row and group, four signed bytes a word, in the order of the columns.
-void load_weights(uint tile_group, uint row, out int words[8]) {
-#if BITS == 4
-    const uvec4 packed = weights[tile_group * 32u + row];
-    [[unroll]] for (uint j = 0; j < 4; ++j) {
-        // nibble - 8 as a byte, without a carry into the next one: n + 0x78 with its top bit flipped
-        words[2 * j] = int((packed[j] & 0x0F0F0F0Fu) + 0x78787878u ^ 0x80808080u);
-        words[2 * j + 1] = int((packed[j] >> 4 & 0x0F0F0F0Fu) + 0x78787878u ^ 0x80808080u);
+void read_group(uint slot, uint g) {
+    [[unroll]] for (uint i = 0; i < HELD; ++i) {
+        const uint row = i * WIDTH + gl_LocalInvocationID.x;
+        const uint tile_group = real_tile(first_tile() + row / 32u) * push.groups + g;
+        [[unroll]] for (uint h = 0; h < WORDS; ++h)
+            packed[(slot * HELD + i) * WORDS + h] = weights[(tile_group * WORDS + h) * 32u + (row & 31u)];
+        four_scales[slot * HELD + i] = scales[tile_group * 8u + (row & 31u) / 4u];
     }
-#else
-    [[unroll]] for (uint h = 0; h < 2; ++h) {
-        const uvec4 packed = weights[tile_group * 64u + h * 32u + row];
-        [[unroll]] for (uint j = 0; j < 4; ++j) words[4 * h + j] = int(packed[j]);
-    }
-#endif
 }
 
-float row_scale(uint tile_group, uint row) {
-    const uvec2 four = scales[tile_group * 8u + row / 4u];
+float row_scale(uvec2 four, uint row) {
     const vec2 pair = unpackHalf2x16((row & 2u) == 0u ? four.x : four.y);
     return (row & 1u) == 0u ? pair.x : pair.y;
 }
 
-void multiply_group(uint g) {
-    int words[HELD][8];
+// a group's dot product with a row of activations whose columns are in the order of `low`, then of `high`
+int packed_dots(uvec4 w_low, uvec4 w_high, uvec4 a_low, uvec4 a_high) {
+    int sum = SUM_START;
+    [[unroll]] for (uint j = 0; j < 4; ++j) sum += packed_dot(int(w_low[j]), int(a_low[j]), 0);
+    [[unroll]] for (uint j = 0; j < 4; ++j) sum += packed_dot(int(w_high[j]), int(a_high[j]), 0);
+    return sum;
+}
+
+void multiply_group(uint slot, uint g) {
+    uvec4 w_low[HELD];
+    uvec4 w_high[HELD];
     float d_w[HELD];
     [[unroll]] for (uint i = 0; i < HELD; ++i) {
-        const uint row = i * WIDTH + gl_LocalInvocationID.x;
-        const uint tile_group = real_tile(first_tile() + row / 32u) * push.groups + g;
-        load_weights(tile_group, row & 31u, words[i]);
-        d_w[i] = row_scale(tile_group, row & 31u);
+        const uint at = (slot * HELD + i) * WORDS;
+#if BITS == 4
+        w_low[i] = low_nibbles(packed[at]);
+        w_high[i] = high_nibbles(packed[at]);
+#else
+        w_low[i] = packed[at];
+        w_high[i] = packed[at + 1];
+#endif
+        d_w[i] = row_scale(four_scales[slot * HELD + i], i * WIDTH + gl_LocalInvocationID.x);
     }
     [[unroll]] for (uint m = 0; m < M; ++m) {
-        const uint at = (first_token() + m) * push.groups + g;
-        const uvec4 low = activations[2u * at];
-        const uvec4 high = activations[2u * at + 1u];
+        const uint at = activation_of(m, g);
+        const uvec4 first = activations[2u * at];
+        const uvec4 second = activations[2u * at + 1u];
+#if BITS == 4
+        const uvec4 a_low = uvec4(first.xz, second.xz);  // of the low nibbles, then of the high ones
+        const uvec4 a_high = uvec4(first.yw, second.yw);
+#else
+        const uvec4 a_low = first;
+        const uvec4 a_high = second;
+#endif
         const float d_a = factors[at];
         [[unroll]] for (uint i = 0; i < HELD; ++i) {
-            int dot_ = 0;
-            [[unroll]] for (uint j = 0; j < 4; ++j) dot_ += packed_dot(words[i][j], int(low[j]), 0);
-            [[unroll]] for (uint j = 0; j < 4; ++j) dot_ += packed_dot(words[i][4 + j], int(high[j]), 0);
-            slice_sums[i * M + m] = accumulate(float(dot_), d_w[i], d_a, slice_sums[i * M + m]);
+            const float dot_g = dot_of(packed_dots(w_low[i], w_high[i], a_low, a_high));
+            slice_sums[i * M + m] = accumulate(dot_g, d_w[i], d_a, slice_sums[i * M + m]);
         }
     }
 }
@@ -84,12 +107,14 @@ void multiply() {
     uint slice = gl_LocalInvocationID.y;
     if (WIDTH % gl_SubgroupSize == 0) slice = subgroupBroadcastFirst(slice);  // tells the compiler it is uniform
     [[unroll]] for (uint i = 0; i < HELD * M; ++i) slice_sums[i] = 0.0;
+    const uint last = push.groups - 1u;
+    [[unroll]] for (uint slot = 0; slot < UNROLL; ++slot) read_group(slot, min(slice + slot * SLICES, last));
     uint g = slice;
     for (; g + (UNROLL - 1) * SLICES < push.groups; g += UNROLL * SLICES)
-        [[unroll]] for (uint u = 0; u < UNROLL; ++u) multiply_group(g + u * SLICES);
-    for (; g < push.groups; g += SLICES) multiply_group(g);
-    [[unroll]] for (uint i = 0; i < HELD; ++i)
-        [[unroll]] for (uint m = 0; m < M; ++m)
-            shared_sums[(slice * M + m) * ROWS + i * WIDTH + gl_LocalInvocationID.x] = slice_sums[i * M + m];
-    barrier();
+        [[unroll]] for (uint slot = 0; slot < UNROLL; ++slot) {
+            multiply_group(slot, g + slot * SLICES);
+            read_group(slot, min(g + (slot + UNROLL) * SLICES, last));
+        }
+    [[unroll]] for (uint slot = 0; slot < UNROLL; ++slot)
+        if (g + slot * SLICES < push.groups) multiply_group(slot, g + slot * SLICES);
 }

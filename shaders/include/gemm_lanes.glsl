@@ -22,6 +22,7 @@ const uint SHARE = 2;  // tokens in a product
 const uint SHARE = 1;
 #endif
 const uint HELD = (M + SHARE - 1) / SHARE;
+#define ROUND M
 const uint FIRST_TOKEN = 0;
 const uint TOKEN_STEP = 1;
 
@@ -36,6 +37,8 @@ float sums[M * TILES * 4];
 
 uint first_tile() { return (gl_WorkGroupID.y * (WIDTH / 8u) + cluster()) * TILES; }
 
+void share_sums(uint first) {}  // a lane holds what it finishes
+
 vec4 result(uint t, uint m) {
     const uint i = (m * TILES + t) * 4;
     return vec4(sums[i], sums[i + 1], sums[i + 2], sums[i + 3]);
@@ -48,7 +51,7 @@ NUMBER from_lane(NUMBER value, uint lane) {
 ivec4 signed_bytes(uint word) { return ivec4(word << 24, word << 16, word << 8, word) >> 24; }
 
 ivec4 activation_columns(uint m, uint g) {
-    return signed_bytes(activations[((first_token() + m) * push.groups + g) * 8u + quad()]);
+    return signed_bytes(activations[activation_of(m, g) * 8u + quad()]);
 }
 
 void load_activations(uint g) {
@@ -66,8 +69,7 @@ void load_activations(uint g) {
     }
     // lane l loads d_a of tokens l and 8 + l
     [[unroll]] for (uint first = 0; first < M; first += 8) {
-        const uint token = first_token() + min(first + quad(), M - 1u);
-        const float mine = factors[token * push.groups + g];
+        const float mine = factors[activation_of(min(first + quad(), M - 1u), g)];
         [[unroll]] for (uint m = first; m < min(first + 8, M); ++m)
             d_a[m] = subgroupShuffle(mine, (gl_SubgroupInvocationID & ~7u) + m - first);
     }

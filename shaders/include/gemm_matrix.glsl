@@ -1,173 +1,130 @@
-// Class of matrix product for devices with cooperative matrices of 8-bit integers (16 x TOKENS x DEPTH, 32-bit sums): a
-// subgroup of 32 lanes is one slice of K for TILES tiles. Per group it unpacks 32 rows a tile into shared memory, multiplies
-// them with the activations of TOKENS rows at once, and scales the exact integers in registers; slices meet in shared memory.
-//   BITS 4: nibbles stay unsigned (0 .. 15); their offset of 8 is in the products' start, -8 times the sum of the activations.
-// Which element of a product a lane holds is the device's secret: lanes read it from a product of indices. ROW_BITS and
-// COLUMN_BITS say which bits of an element's index change its row and its column (7: any may), so that what elements
-// share is read once; target/tuning finds and checks them.
-// Workgroup: 32 lanes x SLICES. Grid as in gemm.glsl; blocks of M <= TOKENS rows.
-// Limits: subgroups of exactly 32 lanes; SLICES x (LINES x 16 + (ROWS + 2 TOKENS) x 4) bytes of shared memory.
+// Class of matrix product for devices with cooperative matrices of 8-bit integers, 16 x 8 x 32 with 32-bit sums: a subgroup of
+// 32 lanes is one slice of K for TILES tiles. Per group it lays 32 rows a tile out as bytes in shared memory, multiplies them
+// with the activations of all rows of the block and scales the exact integers in registers; slices meet in shared memory.
+// Row r of a tile is row r / 4 + 8 (r % 4) of its two products: a lane's sums are then four neighbouring rows, whose scales
+// are one load. That takes the elements of a lane l to be rows l / 4 and l / 4 + 8 and columns 2 (l % 4) and + 1, in the order
+// (0, 0) (0, 1) (8, 0) (8, 1), as on NVIDIA's devices; target/tuning asks for this class only where tests have shown it.
+// Lanes wait for each other between writing and reading their subgroup's lines, without ordering memory: on such devices
+// a subgroup's accesses to shared memory keep their order, and a memory barrier would wait for the weights on their way too.
+// Workgroup: 32 lanes x SLICES. Grid as in gemm.glsl. The weights of UNROLL groups are on their way at any time.
+// Limits: subgroups of exactly 32 lanes; SLICES x max(96, 64 TILES) x 16 bytes of shared memory.
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_memory_scope_semantics : require
 #extension GL_KHR_shader_subgroup_ballot : require
 #extension GL_EXT_shader_explicit_arithmetic_types_int8 : require
 #extension GL_EXT_shader_explicit_arithmetic_types_int32 : require
-#extension GL_EXT_spirv_intrinsics : require
 #define ACTIVATION uvec4
 #include "gemm.glsl"
-layout(constant_id = 4) const uint TOKENS = 16;  // columns of a product: 8 or 16
-layout(constant_id = 5) const uint DEPTH = 32;   // columns of K in a product: 16 or 32
-layout(constant_id = 6) const uint ROW_BITS = 7;
-layout(constant_id = 7) const uint COLUMN_BITS = 7;
+layout(constant_id = 4) const uint UNROLL = 1;
 layout(local_size_x = 32, local_size_y_id = 1) in;
 
-spirv_instruction(extensions = ["SPV_KHR_integer_dot_product"], capabilities = [6019, 6018], id = 4450)
-int packed_dot(int a, int b, spirv_literal int format);
-
-#define Left coopmat<int8_t, gl_ScopeSubgroup, 16, DEPTH, gl_MatrixUseA>
-#define Right coopmat<int8_t, gl_ScopeSubgroup, DEPTH, TOKENS, gl_MatrixUseB>
-#define Integers coopmat<int32_t, gl_ScopeSubgroup, 16, TOKENS, gl_MatrixUseAccumulator>
-#define Floats coopmat<float, gl_ScopeSubgroup, 16, TOKENS, gl_MatrixUseAccumulator>
+#define Left coopmat<int8_t, gl_ScopeSubgroup, 16, 32, gl_MatrixUseA>
+#define Right coopmat<int8_t, gl_ScopeSubgroup, 32, 8, gl_MatrixUseB>
+#define Integers coopmat<int32_t, gl_ScopeSubgroup, 16, 8, gl_MatrixUseAccumulator>
 
 const uint ROWS = 32 * TILES;
-const uint ELEMENTS = TOKENS / 2;  // of a product, in a lane
+const uint EIGHTS = (M + 7) / 8;  // products side by side
+const uint WORDS = BITS / 4;      // of 16 bytes, in a group of a row
+const uint ROUND = M < 8 ? M : 8;
 const uint TOKEN_STEP = 4 * SLICES;
 #define FIRST_TOKEN cluster()
 
-// A slice's lines of 16 bytes: unpacked weights [ROWS][3], activations [TOKENS][3] (a third of each row is a gap that keeps
-// 8 rows in different banks); in the end its sums [TOKENS][ROWS] of 4 bytes.
-const uint TOKEN_LINE = ROWS * 3;
-const uint SUM_LINES = TOKENS * ROWS / 4;
-const uint LINES = TOKEN_LINE + TOKENS * 3 > SUM_LINES ? TOKEN_LINE + TOKENS * 3 : SUM_LINES;
+// A slice's lines of 16 bytes: 32 rows of a tile as bytes, a third of each row a gap that keeps 8 rows in different banks;
+// in the end the sums of 8 rows of activations, [8][ROWS / 4].
+const uint LINES = 96 > 2 * ROWS ? 96 : 2 * ROWS;
 shared uvec4 lines[SLICES * LINES];
-shared float row_factors[SLICES * ROWS];      // d_w
-shared float token_factors[SLICES * TOKENS];  // d_a
-shared int token_starts[SLICES * TOKENS];
 
 uint slice;
-uint row_of[ELEMENTS];
-uint column_of[ELEMENTS];
-Floats slice_sums[2 * TILES];
-
-// what a lane has read of the next group
-uvec4 packed[TILES * BITS / 4];
-uvec2 row_scales[TILES];
-uvec4 columns;  // 16 of one token: token lane / 2, half lane % 2
-float token_scale;
+uint lane;
+uvec4 packed[UNROLL * TILES * WORDS];
+uvec2 four_scales[UNROLL * TILES];
+vec4 slice_sums[TILES * EIGHTS * 2];  // of rows 4 (lane / 4) .. + 3 and block row 8 eighth + 2 (lane % 4) + i, at 2 eighth + i
 
 uint first_tile() { return gl_WorkGroupID.y * TILES; }
 
-// Orders the subgroup's use of shared memory alone: loads from buffers stay on their way.
-void meet() {
-    controlBarrier(gl_ScopeSubgroup, gl_ScopeSubgroup, gl_StorageSemanticsShared, gl_SemanticsAcquireRelease);
+void meet() { controlBarrier(gl_ScopeSubgroup, gl_ScopeSubgroup, 0, 0); }
+
+void share_sums(uint first) {
+    barrier();  // the lines have been read
+    [[unroll]] for (uint t = 0; t < TILES; ++t)
+        [[unroll]] for (uint i = 0; i < 2; ++i)
+            lines[slice * LINES + ((lane & 3u) * 2u + i) * (ROWS / 4u) + t * 8u + (lane >> 2)] =
+                floatBitsToUint(slice_sums[(t * EIGHTS + first / 8u) * 2u + i]);
+    barrier();
 }
 
 vec4 result(uint t, uint m) {
     precise vec4 total = vec4(0.0);
     for (uint s = 0; s < SLICES; ++s)
-        total += uintBitsToFloat(lines[s * LINES + m * (ROWS / 4) + t * 8u + quad()]);
+        total += uintBitsToFloat(lines[s * LINES + (first_token() + m & 7u) * (ROWS / 4u) + t * 8u + quad()]);
     return total;
 }
 
-void read_group(uint g) {
-    const uint lane = gl_LocalInvocationID.x;
+void read_group(uint slot, uint g) {
+    const uint row = (lane & 7u) * 4u + (lane >> 3);  // row `lane` of the products
     [[unroll]] for (uint t = 0; t < TILES; ++t) {
         const uint tile_group = real_tile(first_tile() + t) * push.groups + g;
-#if BITS == 4
-        packed[t] = weights[tile_group * 32u + lane];
-#else
-        packed[2 * t] = weights[tile_group * 64u + lane];
-        packed[2 * t + 1] = weights[tile_group * 64u + 32u + lane];
-#endif
-        row_scales[t] = scales[tile_group * 8u + lane / 4u];
+        [[unroll]] for (uint h = 0; h < WORDS; ++h)
+            packed[(slot * TILES + t) * WORDS + h] = weights[(tile_group * WORDS + h) * 32u + row];
+        four_scales[slot * TILES + t] = scales[tile_group * 8u + lane / 4u];
     }
-    const uint at = (first_token() + min(lane / 2u, M - 1u)) * push.groups + g;
-    columns = activations[2u * at + (lane & 1u)];
-    token_scale = factors[at];
 }
 
-// Lays a group out for the products: rows, tokens, their scales, and what the products start from.
-void share_group() {
-    const uint lane = gl_LocalInvocationID.x;
+// Row `lane` of the products as bytes, in the order of the columns.
+void lay_out(uint at) {
+    const uint line = slice * LINES + lane * 3u;
+#if BITS == 4
+    const uvec4 low = low_nibbles(packed[at]);
+    const uvec4 high = high_nibbles(packed[at]);
+    lines[line] = uvec4(low.x, high.x, low.y, high.y);
+    lines[line + 1u] = uvec4(low.z, high.z, low.w, high.w);
+#else
+    lines[line] = packed[at];
+    lines[line + 1u] = packed[at + 1];
+#endif
+}
+
+void multiply_group(uint slot, uint g) {
+    const uint at = activation_group(first_token() & ~7u, g, push.groups);  // eights of rows, whatever M is
+    Right right[EIGHTS];
+    vec2 d_a[EIGHTS];
+    [[unroll]] for (uint n = 0; n < EIGHTS; ++n) {
+        coopMatLoad(right[n], activations, (at + 8u * n) * 2u, 2, gl_CooperativeMatrixLayoutColumnMajor);
+        const uint mine = at + 8u * n + 2u * (lane & 3u);
+        d_a[n] = vec2(factors[mine], factors[mine + 1u]);
+    }
     [[unroll]] for (uint t = 0; t < TILES; ++t) {
-        const uint line = slice * LINES + (t * 32u + lane) * 3u;
-#if BITS == 4
-        const uvec4 low = packed[t] & 0x0F0F0F0Fu;
-        const uvec4 high = packed[t] >> 4 & 0x0F0F0F0Fu;
-        lines[line] = uvec4(low.x, high.x, low.y, high.y);
-        lines[line + 1u] = uvec4(low.z, high.z, low.w, high.w);
-#else
-        lines[line] = packed[2 * t];
-        lines[line + 1u] = packed[2 * t + 1];
-#endif
-        const vec2 pair = unpackHalf2x16((lane & 2u) == 0u ? row_scales[t].x : row_scales[t].y);
-        row_factors[slice * ROWS + t * 32u + lane] = (lane & 1u) == 0u ? pair.x : pair.y;
-    }
-    const uint token = lane / 2u;
-    int sum = 0;
-    [[unroll]] for (uint j = 0; j < 4; ++j) sum = sum + packed_dot(int(columns[j]), 0x01010101, 0);
-    sum += subgroupShuffle(sum, lane ^ 1u);
-    if (token < TOKENS) {
-        lines[slice * LINES + TOKEN_LINE + token * 3u + (lane & 1u)] = columns;
-        token_factors[slice * TOKENS + token] = token_scale;
-        token_starts[slice * TOKENS + token] = BITS == 4 ? sum * -8 : 0;
-    }
-}
-
-void multiply_group() {
-    Right right[32 / DEPTH];
-    [[unroll]] for (uint d = 0; d < 32 / DEPTH; ++d)
-        coopMatLoad(right[d], lines, slice * LINES + TOKEN_LINE + d, 3, gl_CooperativeMatrixLayoutColumnMajor);
-    int start[ELEMENTS];
-    float d_a[ELEMENTS];
-    [[unroll]] for (uint e = 0; e < ELEMENTS; ++e)
-        if ((e & COLUMN_BITS) == e) {
-            start[e] = token_starts[slice * TOKENS + column_of[e]];
-            d_a[e] = token_factors[slice * TOKENS + column_of[e]];
-        }
-    [[unroll]] for (uint i = 0; i < 2 * TILES; ++i) {
-        Integers dots;
-        [[unroll]] for (uint e = 0; e < ELEMENTS; ++e) dots[e] = start[e & COLUMN_BITS];
-        [[unroll]] for (uint d = 0; d < 32 / DEPTH; ++d) {
+        const uvec2 halves = four_scales[slot * TILES + t];
+        const vec4 d_w = vec4(unpackHalf2x16(halves.x), unpackHalf2x16(halves.y));
+        lay_out((slot * TILES + t) * WORDS);
+        meet();
+        [[unroll]] for (uint h = 0; h < 2; ++h) {  // products of 16 rows
             Left left;
-            coopMatLoad(left, lines, slice * LINES + i * 48 + d, 3, gl_CooperativeMatrixLayoutRowMajor);
-            dots = coopMatMulAdd(left, right[d], dots);
+            coopMatLoad(left, lines, slice * LINES + 48u * h, 3, gl_CooperativeMatrixLayoutRowMajor);
+            [[unroll]] for (uint n = 0; n < EIGHTS; ++n) {
+                const Integers sums = coopMatMulAdd(left, right[n], Integers(SUM_START));
+                [[unroll]] for (uint e = 0; e < 4; ++e) {
+                    const uint i = (t * EIGHTS + n) * 2 + (e & 1), r = 2 * h + (e >> 1);
+                    slice_sums[i][r] = accumulate(dot_of(sums[e]), d_w[r], d_a[n][e & 1], slice_sums[i][r]);
+                }
+            }
         }
-        float d_w[ELEMENTS];
-        [[unroll]] for (uint e = 0; e < ELEMENTS; ++e)
-            if ((e & ROW_BITS) == e) d_w[e] = row_factors[slice * ROWS + i * 16 + row_of[e]];
-        [[unroll]] for (uint e = 0; e < ELEMENTS; ++e)
-            slice_sums[i][e] = accumulate(float(dots[e]), d_w[e & ROW_BITS], d_a[e & COLUMN_BITS], slice_sums[i][e]);
+        meet();
     }
-}
-
-// Which row and column each element of this lane has: loaded like a product, a matrix of indices tells.
-void find_elements() {
-    const uint lane = gl_LocalInvocationID.x;
-    for (uint i = lane; i < 4 * TOKENS; i += 32) lines[slice * LINES + i] = 4u * i + uvec4(0, 1, 2, 3);
-    meet();
-    Integers indices;
-    coopMatLoad(indices, lines, slice * LINES, TOKENS / 4, gl_CooperativeMatrixLayoutRowMajor);
-    [[unroll]] for (uint e = 0; e < ELEMENTS; ++e) {
-        row_of[e] = uint(indices[e]) / TOKENS;
-        column_of[e] = uint(indices[e]) % TOKENS;
-    }
-    meet();
 }
 
 void multiply() {
+    lane = gl_LocalInvocationID.x;
     slice = subgroupBroadcastFirst(gl_LocalInvocationID.y);
-    [[unroll]] for (uint i = 0; i < 2 * TILES; ++i) slice_sums[i] = Floats(0.0);
-    read_group(min(slice, push.groups - 1u));
-    find_elements();
-    for (uint g = slice; g < push.groups; g += SLICES) {
-        share_group();
-        meet();
-        read_group(min(g + SLICES, push.groups - 1u));  // on its way while this one is multiplied
-        multiply_group();
-        meet();
-    }
-    [[unroll]] for (uint i = 0; i < 2 * TILES; ++i)
-        coopMatStore(slice_sums[i], lines, slice * LINES + i * 4, ROWS / 4, gl_CooperativeMatrixLayoutColumnMajor);
-    barrier();
+    [[unroll]] for (uint i = 0; i < TILES * EIGHTS * 2; ++i) slice_sums[i] = vec4(0.0);
+    const uint last = push.groups - 1u;
+    [[unroll]] for (uint slot = 0; slot < UNROLL; ++slot) read_group(slot, min(slice + slot * SLICES, last));
+    uint g = slice;
+    for (; g + (UNROLL - 1) * SLICES < push.groups; g += UNROLL * SLICES)
+        [[unroll]] for (uint slot = 0; slot < UNROLL; ++slot) {
+            multiply_group(slot, g + slot * SLICES);
+            read_group(slot, min(g + (slot + UNROLL) * SLICES, last));
+        }
+    [[unroll]] for (uint slot = 0; slot < UNROLL; ++slot)
+        if (g + slot * SLICES < push.groups) multiply_group(slot, g + slot * SLICES);
 }
