@@ -36,6 +36,7 @@ VARIANTS: Mapping[str, tuple[Defines, ...]] = {
     "attention_merge": ({},),
     "choose": ({},),
     "sample": ({},),
+    "log_prob": ({},),
     "gemm": _GEMM,
     "gemm_argmax": _GEMM,
     "gemm_geglu": tuple(variant for variant in _GEMM if variant["BITS"] == 4),
