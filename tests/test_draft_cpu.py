@@ -11,8 +11,11 @@ pytest.importorskip("onnxruntime", reason="the cpu draft needs the extra 'cpu' (
 pytest.importorskip("onnx", reason="the cpu draft needs the extra 'cpu' (onnx)")
 
 import draft.onnx_writer
+from draft.branching import BranchingDrafter
 from draft.cpu import CpuModel, CpuSettings
 from draft.factories import CpuDraft
+from draft.messages import Wish
+from draft.reference import ModelDrafter
 from draft.worker import WorkerDrafter
 from specdec.assets import embedded_model_dir
 from specdec.checkpoint import Checkpoint, open_checkpoint
@@ -20,6 +23,7 @@ from specdec.errors import DeviceError
 from specdec.gemma3.arithmetic import Float32
 from specdec.gemma3.loading import build, from_checkpoint
 from specdec.gemma3.reference import Gemma3Reference
+from specdec.stopping import FixedStopping
 from specdec.tokenizer import Tokenizer
 from specdec.types import FloatArray, SamplingParams
 
@@ -156,6 +160,23 @@ def test_a_copied_slot_goes_its_own_way() -> None:
     model.truncate(1, 50)
     model.truncate(0, 50)
     assert np.array_equal(model.feed_each(0, [ids[50], 9]), want)
+
+
+def test_drafting_ahead_on_the_model_gives_what_drafting_anew_gives() -> None:
+    ids, tokens = text_ids(), text_ids()[:30]
+    ahead = BranchingDrafter(cpu_model(num_slots=8), "cpu", num_branches=7)
+    anew = ModelDrafter(cpu_model(), "cpu")
+    rule = FixedStopping(4, num_endings=8)
+    ahead.open(0, tokens, SamplingParams())
+    for number in range(8):
+        run = ahead.take(0, len(tokens), 4, 1.0, rule)
+        anew.open(0, tokens, SamplingParams())
+        assert run.token_ids == anew.take(0, len(tokens), 4, 1.0).token_ids
+        ahead.in_flight(0, run)
+        ahead.work_ahead(Wish(0, 4, rule), lambda: True)
+        kept = run.token_ids[: number % 5]
+        tokens = [*tokens, *kept, ids[len(tokens) + len(kept)]]
+        ahead.confirm(0, tokens[run.position :])
 
 
 def test_a_cut_head_gives_the_same_logits_for_its_tokens_and_none_for_others() -> None:

@@ -124,6 +124,27 @@ def test_a_branch_goes_on_from_its_source(model: NpuModel) -> None:
         assert_same(found[row : row + 1], oracle.feed([token_id], 1))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [70, 150])  # the local ring of 80 places has gone round
+def test_what_a_branch_lacks_of_its_source_is_all_that_is_copied(
+    model: NpuModel, length: int
+) -> None:
+    prompt, branch, chain = tokens(length), tokens(5, 40), tokens(7, 41)
+    model.feed(0, prompt, 0)
+    model.copy_slot(0, 1)
+    model.feed(1, branch, 0)  # a branch that goes its own way for a while
+    model.feed(0, chain, 0)
+    model.copy_slot(0, 1, length)  # and now that of the longer chain
+    model.truncate(1, length + 4)
+    found = model.feed_each(0, [11, 12])
+    oracle = NpuOracle(SHAPE, SOURCE, CONTEXT)
+    for part in (prompt, chain):
+        oracle.feed(part, 1)
+    assert_same(found[:1], oracle.feed([11], 1))
+    oracle.truncate(length + 4)
+    assert_same(found[1:], oracle.feed([12], 1))
+
+
 def test_tiles_that_nobody_sees_change_no_bit(model: NpuModel) -> None:
     fed = tokens(70)
     first = model.feed(0, fed, 1)
