@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from specdec.calibration import Calibration, Calibrator
@@ -11,24 +11,14 @@ from specdec.outlook import Outlook
 from specdec.overlap import OFF, OverlapChoice
 from specdec.pacing import RunningRate
 from specdec.planning import PassPlan, Turn
-from specdec.probing import Allowance, Probing
-from specdec.stopping import AdaptiveStopping, FixedStopping, even_share, share_budget
+from specdec.probing import Allowance, Probing, SharedProbing
+from specdec.stopping import AdaptivePlan, AdaptiveStopping, FixedPlan, FixedStopping, even_share
 from specdec.types import DraftRun, RoundReport, SamplingParams
 
 _NUM_POSITIONS = 4  # with odds of their own; the last holds from there on
 _BIAS_GAIN, _BIAS_LEAK = 0.15, 0.02  # of a sequence's own bias, per verdict
+_EXPLORED_TOKENS = 2  # drafted to find out what drafting costs
 _SETTLED, _COSTS_KEPT = 100, 4  # after so many rounds a table of costs serves so many
-
-
-@dataclass(frozen=True, slots=True)
-class FixedPlan:
-    """Every sequence drafts up to a length, and all is checked."""
-
-    rules: tuple[FixedStopping, ...]
-
-    def share(self, runs: Sequence[DraftRun]) -> tuple[int, ...]:
-        """The whole runs."""
-        return tuple(rule.num_to_check(run) for rule, run in zip(self.rules, runs, strict=True))
 
 
 class FixedLength:
@@ -74,7 +64,7 @@ class _Slot:
     calibration: Calibration  # that the last plan was made with
     costs: CostTable | None = None  # of the last plan, as they are to this sequence
     num_checked: int = 0  # in the last round
-    is_asked: bool = False  # the drafter, in this round
+    is_asked: bool = False  # the drafter, this round
     own_bias: float = 0.0  # by how much this text is easier than others, in logits
     has_drafted: bool = False  # in the last round, so the drafter is not behind
 
@@ -82,21 +72,6 @@ class _Slot:
         """One verdict of the target, for all sequences and for this one."""
         error = self.calibrator.observe(confidence, self.margin_scale, index, is_hit, self.own_bias)
         self.own_bias = (1 - _BIAS_LEAK) * self.own_bias + _BIAS_GAIN * error
-
-
-@dataclass(frozen=True, slots=True)
-class AdaptivePlan:
-    """The rules of sequences that share a pass, and what sharing it costs them."""
-
-    rules: tuple[AdaptiveStopping, ...]
-    costs: CostTable
-    rate: float  # of all sequences together, tokens per second
-    max_tokens: int
-
-    def share(self, runs: Sequence[DraftRun]) -> tuple[int, ...]:
-        """The prefixes that are together of the greatest value."""
-        stakes = [rule.stakes(run) for rule, run in zip(self.rules, runs, strict=True)]
-        return share_budget(stakes, self.costs, self.rate, self.max_tokens)
 
 
 class AdaptiveLength:
@@ -120,6 +95,7 @@ class AdaptiveLength:
         self._slots: dict[int, _Slot] = {}
         self._last_rate = RunningRate()
         self._allowance = Allowance()
+        self._probing = SharedProbing()
         self._num_rounds = 0
         self._table: CostTable | None = None  # that plans are made with
         self._table_age = 0  # in rounds
@@ -159,20 +135,36 @@ class AdaptiveLength:
         plain_s = costs.pass_s[num_sequences] + costs.other_s
         rate = max(num_sequences / plain_s, own_rates)  # plain decoding can always be had
         num_checked = sum(self._slots[turn.slot].num_checked for turn in turns)
-        rules = []
+        explorer = self._explorer(turns)
+        rules, num_spent = [], 0.0
         for turn in turns:
             state = self._slots[turn.slot]
             state.costs = costs.beside(num_sequences - 1 + num_checked - state.num_checked)
-            rules.append(self._rule(state, turn.longest, rate, _num_endings(self._overlap, turns)))
+            longest = turn.longest
+            if explorer is not None:
+                longest = min(longest, _EXPLORED_TOKENS) if turn.slot == explorer else 0
+            length = self._allowance.longest_run(
+                state.costs,
+                min(longest, self._max_draft_length, state.costs.longest_run),
+                num_spent,
+            )
+            rule = self._rule(state, length, rate, _num_endings(self._overlap, turns))
+            num_spent += state.costs.price(rule.max_length, rule.max_length) / num_sequences
+            rules.append(rule)
         return AdaptivePlan(tuple(rules), costs, rate, min(max_tokens, len(costs.pass_s) - 1))
 
-    def _rule(self, state: _Slot, longest: int, rate: float, num_endings: int) -> AdaptiveStopping:
+    def _explorer(self, turns: Sequence[Turn]) -> int | None:
+        """The slot that alone of several finds out what drafting costs, while that is unknown."""
+        if self._costs.draft.is_known or len(turns) == 1:
+            return None
+        begun = (turn.slot for turn in turns if self._slots[turn.slot].has_drafted)
+        return next(begun, turns[0].slot)
+
+    def _rule(self, state: _Slot, length: int, rate: float, num_endings: int) -> AdaptiveStopping:
         """The rule for one run, at what passes cost to this sequence."""
         assert state.costs is not None, "the plan has just set them"
         costs = state.costs
         state.calibration = state.calibrator.snapshot(state.margin_scale, state.own_bias)
-        longest = min(longest, self._max_draft_length, costs.longest_run)
-        length = self._allowance.longest_run(costs, longest)
         odds = state.outlook.odds(state.calibration, length)
         rule = AdaptiveStopping(
             max_length=length,
@@ -187,7 +179,9 @@ class AdaptiveLength:
         waited_share = self._overlap.waited_share if num_endings != OFF else 1.0
         expected = replace(rule, costs=costs.with_draft_share(waited_share))
         if rule.max_length > 0 and not expected.should_continue(()):
-            is_probe = state.probing.is_due(costs)
+            # a first probe costs more than drafting does: the drafter has a prompt to catch up with
+            is_second = state.has_drafted and not self._costs.draft.is_known
+            is_probe = is_second or self._probing.is_due(state.probing, costs)
             rule = replace(rule, min_length=is_probe, max_length=rule.max_length * is_probe)
         state.is_asked = rule.max_length > 0
         return rule
@@ -211,12 +205,25 @@ class AdaptiveLength:
         elapsed_s = verify_s + other_s + sum(report.draft_s for report in rounds)
         num_tokens = sum(report.num_checked + 1 for report in rounds)
         position = _mean_position([report.run for report in rounds])
+        self._account(rounds, num_tokens, verify_s)
+        self._probing.observe_pass()
         self._costs.observe_pass(num_tokens, position, verify_s)
         self._costs.observe_other(other_s)
         if all(self._slots[slot].is_asked for slot in reports):
             _observe_overlap(self._overlap, reports)
         for slot, report in reports.items():
             self._learn(self._slots[slot], report, elapsed_s)
+
+    def _account(self, rounds: Collection[RoundReport], num_tokens: int, verify_s: float) -> None:
+        """Charge a pass to the allowance, before its time is learned from."""
+        table = self._table
+        if table is None or table.num_sequences != len(rounds):
+            return
+        # a table hopes the best of sizes never tried, and of many sequences' there are many
+        is_hope = len(rounds) > 1 and not self._costs.passes.is_known(num_tokens)
+        self._allowance.observe(rounds, table, verify_s if is_hope else table.pass_s[num_tokens])
+        if is_hope:
+            self._table = None
 
     def _learn(self, state: _Slot, report: RoundReport, elapsed_s: float) -> None:
         """Learn from one sequence's round; `elapsed_s` is the whole pass's."""
@@ -231,10 +238,6 @@ class AdaptiveLength:
             state.learn(run.confidences[index], index, index < num_accepted)
         if num_checked and state.costs is not None:
             state.probing.observe(num_accepted >= state.costs.price(num_drafted, num_checked))
-        if state.costs is not None:
-            num_waited_for = num_drafted - run.work.num_ready
-            gain = num_accepted - state.costs.price(num_waited_for, num_checked)
-            self._allowance.observe(gain)
         state.rate.observe(num_accepted + 1, elapsed_s)
 
     def _learn_draft_cost(self, state: _Slot, report: RoundReport) -> None:

@@ -39,9 +39,11 @@ class CostTable:
 
     def round_s(self, num_drafted: int, num_checked: int) -> float:
         """A round that drafts and checks so many tokens."""
-        fixed_s = self.draft_fixed_s if num_drafted else 0.0
-        draft_s = fixed_s + num_drafted * self.draft_step_s
-        return draft_s + self.pass_s[num_checked + 1] + self.other_s
+        return self.draft_s(num_drafted) + self.pass_s[num_checked + 1] + self.other_s
+
+    def draft_s(self, num_drafted: int) -> float:
+        """Drafting so many tokens."""
+        return self.draft_fixed_s + num_drafted * self.draft_step_s if num_drafted else 0.0
 
     def price(self, num_drafted: int, num_checked: int) -> float:
         """What such a round costs beyond a plain one, in tokens that plain rounds would make."""

@@ -73,6 +73,11 @@ class PassCosts:
         else:
             self._suspect(size, sample_s / expected_s)
 
+    def is_known(self, num_tokens: int) -> bool:
+        """Whether passes of this size were measured, and not too long ago."""
+        size = self._padded(num_tokens)
+        return size in self._levels and self._is_trusted(size)
+
     def pass_s(self, num_tokens: int, context_length: int) -> float:
         """Seconds of a pass of any size; 0.0 while nothing is known."""
         sizes, values = self._monotone(context_length)

@@ -1,18 +1,21 @@
-"""What finding out whether drafting pays may cost; it knows prices in tokens, no odds and no clock.
+"""What finding out whether drafting pays may cost; it knows prices in tokens, no odds, no clock.
 
-Prices and gains are in tokens that plain decoding would have made in the same time.
+Prices are in tokens that plain decoding would have made in the same time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from specdec.costs import CostTable
+from specdec.types import RoundReport
 
 _PROBE_SHARE = 0.01  # of plain time that probes may cost
 _PROMISE_KEPT, _LEAST_PROMISE = 0.7, 0.4
 _PROBE_INTERVALS = (4, 100)  # rounds: least and most between two probes
-_FIRST_TOKENS = 1.2  # that a start may lose
-_TOKENS_PER_ROUND = 0.008  # that may be lost in the long run
-_MOST_TOKENS = 20.0  # put by for bad luck: enough for any odds that are right on average
+_FIRST_PASSES = 1.2  # that a start may lose
+_PASSES_PER_PASS = 0.008  # that may be lost in the long run
+_MOST_PASSES = 20.0  # put by for bad luck: enough for any odds that are right on average
 
 
 class Probing:
@@ -25,12 +28,15 @@ class Probing:
         self._num_waited = _PROBE_INTERVALS[1]
         self._promise = 0.0
 
+    @property
+    def is_promising(self) -> bool:
+        """Whether one of the last probes has paid."""
+        return self._promise > _LEAST_PROMISE
+
     def is_due(self, costs: CostTable) -> bool:
         """Whether this plain round should be a probe; called once per such round."""
-        least, most = _PROBE_INTERVALS
-        interval = min(max(costs.price(1, 1) / _PROBE_SHARE, least), most)
         self._num_waited += 1
-        if self._promise > _LEAST_PROMISE or self._num_waited >= interval:
+        if self.is_promising or self._num_waited >= _interval(costs):
             self._num_waited = 0
             return True
         return False
@@ -40,24 +46,62 @@ class Probing:
         self._promise = 1.0 if has_paid else _PROMISE_KEPT * self._promise
 
 
+class SharedProbing:
+    """Lets one sequence of a pass probe at a time, so that together they spend no more than one."""
+
+    def __init__(self) -> None:
+        self._num_waited = _PROBE_INTERVALS[1]
+
+    def is_due(self, own: Probing, costs: CostTable) -> bool:
+        """Whether this sequence's plain round should be a probe."""
+        if costs.num_sequences > 1 and self._num_waited < _interval(costs):
+            return own.is_promising and own.is_due(costs)
+        if own.is_due(costs):
+            self._num_waited = 0
+            return True
+        return False
+
+    def observe_pass(self) -> None:
+        """A pass is over."""
+        self._num_waited += 1
+
+
 class Allowance:
-    """How many tokens drafting may still lose against plain decoding.
+    """How many plain passes' worth drafting may still lose against plain decoding.
 
     Odds and costs may be wrong at first, so what a start may lose is bounded whatever they say: a
-    hundred rounds lose two tokens at most. What drafting gains is put by, up to a limit, for runs
-    of bad luck, so that it binds nobody once drafting has paid for a while.
+    hundred passes lose two at most. What drafting gains is put by, up to a limit, for runs of bad
+    luck, so that it binds nobody once drafting has paid for a while.
     """
 
     def __init__(self) -> None:
-        self._num_tokens = _FIRST_TOKENS
+        self._num_passes = _FIRST_PASSES
 
-    def longest_run(self, costs: CostTable, longest: int) -> int:
-        """The longest run, at most `longest`, that could be lost whole; 0 is a plain round."""
+    def longest_run(self, costs: CostTable, longest: int, num_spent: float) -> int:
+        """The longest run, at most `longest`, that could be lost whole; 0 is a plain round.
+
+        `num_spent` is what the other runs of the same pass could lose.
+        """
+        left = (self._num_passes - num_spent) * costs.num_sequences
         for length in range(longest, 0, -1):
-            if costs.price(length, length) <= self._num_tokens:
+            if costs.price(length, length) <= left:
                 return length
         return 0
 
-    def observe(self, num_gained: float) -> None:
-        """Count one round that gained so many tokens over a plain one, or lost them."""
-        self._num_tokens = min(self._num_tokens + num_gained + _TOKENS_PER_ROUND, _MOST_TOKENS)
+    def observe(self, reports: Collection[RoundReport], costs: CostTable, pass_s: float) -> None:
+        """Count a pass that took `pass_s`, and what its drafting cost or gained."""
+        num_sequences = len(reports)
+        num_tokens, draft_s = 0, 0.0
+        for report in reports:
+            num_waited_for = len(report.run.token_ids) - report.run.work.num_ready
+            num_tokens += len(report.acceptance.accepted) + 1
+            draft_s += costs.draft_s(num_waited_for)
+        plain_s = costs.pass_s[num_sequences] + costs.other_s
+        num_gained = num_tokens / num_sequences - (pass_s + draft_s + costs.other_s) / plain_s
+        self._num_passes = min(self._num_passes + num_gained + _PASSES_PER_PASS, _MOST_PASSES)
+
+
+def _interval(costs: CostTable) -> float:
+    """Passes between two probes, by what one costs."""
+    least, most = _PROBE_INTERVALS
+    return min(max(costs.price(1, 1) / costs.num_sequences / _PROBE_SHARE, least), most)

@@ -132,6 +132,32 @@ class AdaptiveStopping:
         return best
 
 
+@dataclass(frozen=True, slots=True)
+class FixedPlan:
+    """Every sequence drafts up to a length, and all is checked."""
+
+    rules: tuple[FixedStopping, ...]
+
+    def share(self, runs: Sequence[DraftRun]) -> tuple[int, ...]:
+        """The whole runs."""
+        return tuple(rule.num_to_check(run) for rule, run in zip(self.rules, runs, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptivePlan:
+    """The rules of sequences that share a pass, and what sharing it costs them."""
+
+    rules: tuple[AdaptiveStopping, ...]
+    costs: CostTable
+    rate: float  # of all sequences together, tokens per second
+    max_tokens: int
+
+    def share(self, runs: Sequence[DraftRun]) -> tuple[int, ...]:
+        """The prefixes that are together of the greatest value."""
+        stakes = [rule.stakes(run) for rule, run in zip(self.rules, runs, strict=True)]
+        return share_budget(stakes, self.costs, self.rate, self.max_tokens)
+
+
 def share_budget(
     stakes: Sequence[Stakes], costs: CostTable, rate: float, max_tokens: int
 ) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from fakes import VOCAB, ByteTokenizer, RuleVerifier, rule
 from synthetic_traces import flat_costs, steep_costs, trace
 
 from draft.reference import ModelDrafter
-from specdec.controller import AdaptiveLength, FixedLength, FixedPlan
+from specdec.controller import AdaptiveLength, FixedLength
 from specdec.costs import Costs, CostTable
 from specdec.engine import Engine
 from specdec.errors import UsageError
@@ -19,7 +19,7 @@ from specdec.planning import Controller, RoundRecorder, Turn
 from specdec.prompts import Prompt
 from specdec.replay import replay
 from specdec.requests import GenerationDefaults
-from specdec.stopping import FixedStopping
+from specdec.stopping import FixedPlan, FixedStopping
 from specdec.traces import FullChain, JsonlRecorder, Trace, load_traces, read_record, save_traces
 from specdec.types import DraftRun, FloatArray, RoundReport, SamplingParams
 
