@@ -111,6 +111,12 @@ def test_what_is_slower_than_plain_beyond_noise_is_named() -> None:
     assert "slower" not in table(comparison), "two prompts prove nothing"
 
 
+def test_a_contender_that_never_drafted_is_named() -> None:
+    comparison, _ = compared([entrant(BASELINE, 0), entrant("auto", 0), entrant("fixed", 4)])
+    assert "auto drafted nothing (draft off): it is plain decoding too" in table(comparison)
+    assert "fixed drafted" not in table(comparison) and "plain drafted" not in table(comparison)
+
+
 def test_one_different_token_is_found_and_named() -> None:
     def other(tokens: Sequence[int]) -> int:
         return rule(tokens) if len(tokens) < 15 else 2

@@ -59,8 +59,24 @@ def _notes(comparison: Comparison) -> list[str]:
         f"measured on {comparison.target_device}, draft {', '.join(sorted(drafts)) or 'off'}; "
         f"{comparison.num_pairs} prompts run by every configuration in turn",
         f"medians; {intervals}; {removed} of {judged} values removed as outliers",
+        *_idle(comparison),
         *_slower(comparison),
         _verdict(comparison),
+    ]
+
+
+def _idle(comparison: Comparison) -> list[str]:
+    """A line for each contender that was to draft and never did: its ratio shows noise alone."""
+    drafted = {
+        row.contender
+        for rows in comparison.kinds.values()
+        for row in rows
+        if row.stats.num_draft_tokens + row.stats.num_unchecked_tokens
+    }
+    return [
+        f"{entered.name} drafted nothing (draft {entered.draft_device}): it is plain decoding too"
+        for entered in comparison.entered
+        if entered.name not in {BASELINE} | drafted
     ]
 
 

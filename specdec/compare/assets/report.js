@@ -68,7 +68,9 @@ function head() {
     ? h("div", { class: "verdict good" }, `All ${runs} outputs equal, token for token`)
     : h("div", { class: "verdict bad" }, `${data.differences.length} of ${runs} outputs differ, first: ` +
         `prompt ${first.prompt_id} by ${first.contender} from token ${first.index} on`);
-  return h("header", {}, h("h1", {}, "Speculative against plain decoding"), h("p", { class: "soft" }, devices), verdict);
+  const drafted = (name) => rows.some((row) => row.contender === name && row.stats.num_draft_tokens + row.stats.num_unchecked_tokens > 0);
+  const idle = speculative.filter((name) => !drafted(name)).map((name) => h("p", { class: "note small" }, `${name} drafted nothing, so it was plain decoding too.`));
+  return h("header", {}, h("h1", {}, "Speculative against plain decoding"), h("p", { class: "soft" }, devices), verdict, ...idle);
 }
 
 function tiles() {
@@ -127,7 +129,7 @@ function tokensPerPass() {
   return section("Tokens per pass", "How many tokens a pass over the target's weights yields; plain decoding always yields one.",
     contenderLegend(speculative),
     h("div", { class: "grid" }, ...kinds.map((kind) => {
-      const drawn = chart(words(kind), histogram(bars.filter((bar) => bar.kind === kind), d3.max(bars, (bar) => bar.share), d3.max(bars, (bar) => bar.tokens)));
+      const drawn = chart(words(kind), histogram(bars.filter((bar) => bar.kind === kind), d3.max(bars, (bar) => bar.share), Math.max(4, d3.max(bars, (bar) => bar.tokens))));
       const means = shown.filter((row) => row.kind === kind).map((row) => h("strong", { style: `color:${colorOf(row.contender)}` }, `${fixed(row.stats.tokens_per_pass, 2)} `));
       drawn.firstChild.after(h("p", { class: "soft small" }, ...means, "on average"));
       return drawn;
