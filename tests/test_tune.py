@@ -182,11 +182,40 @@ def test_the_evidence_stands_in_comments() -> None:
 
 
 def test_the_curve_is_a_valid_picture_with_every_kind() -> None:
-    svg = curve_svg(small_search(RATES, 60.0).trials, "x", ["a", "b"], "rates & <kinds>")
+    svg = curve_svg(small_search(RATES, 60.0).trials, "x", 1, ["a", "b"], "rates & <kinds>")
     root = ElementTree.parse(io.StringIO(svg)).getroot()
     texts = [element.text for element in root.iter() if element.tag.endswith("text")]
     assert {"a", "b", "all kinds", "rates & <kinds>"} <= set(texts)
     assert any(text and text.startswith("auto ") for text in texts)
+
+
+def test_batch_sizes_are_settings_of_their_own_and_reach_the_configuration() -> None:
+    settings = settings_of(["cpu"], (2,), (1, 4))
+    assert [s.name for s in settings if s.batch_size == 4] == [
+        "plain x 4", "cpu 2 x 4", "cpu auto x 4",
+    ]  # fmt: skip
+    config = settings[-1].applied_to(Config())
+    assert (config.run.batch_size, config.speculation.mode) == (4, "auto")
+
+
+def short_prompts(folder: Path) -> str:
+    path = folder / "prompts.jsonl"
+    lines = [{"id": str(i), "kind": "code", "prompt": f"x{i} ="} for i in range(8)]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return str(path)
+
+
+@pytest.mark.slow
+def test_the_command_tunes_batches(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "batch.toml"
+    options = ["--budget", "2", "--draft-lengths", "2", "--draft-devices", "ngram", "--json"]
+    options += ["--batch-sizes", "1,4", "--prompts", short_prompts(tmp_path)]
+    options += ["--max-new-tokens", "6"]
+    assert main(["tune", *options, "--output", str(path)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert "ngram auto x 4" in {row["setting"] for row in report["settings"]}
+    assert (tmp_path / "batch-ngram-4.svg").is_file()
+    assert read_config(path).run.batch_size in (1, 4)
 
 
 def test_prompts_are_as_long_as_the_budget_allows() -> None:
@@ -200,7 +229,8 @@ def test_the_command_writes_a_configuration_that_runs_and_warns_elsewhere(
 ) -> None:
     path = tmp_path / "best.toml"
     options = ["--budget", "1", "--draft-lengths", "2,4", "--draft-devices", "ngram"]
-    options += ["--kinds", "code", "--max-new-tokens", "8", "--set", "target.device=reference"]
+    options += ["--prompts", short_prompts(tmp_path), "--max-new-tokens", "8"]
+    options += ["--set", "target.device=reference"]
     assert main(["tune", *options, "--output", str(path), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert {row["setting"] for row in report["settings"]} == {
@@ -220,6 +250,7 @@ def test_the_command_writes_a_configuration_that_runs_and_warns_elsewhere(
         (["--budget", "0"], "--budget is 0"),
         (["--draft-lengths", "2,x"], "--draft-lengths is '2,x'"),
         (["--draft-lengths", "99"], "legal: 0 to 15"),
+        (["--batch-sizes", "0"], "run.batch_size is 0"),
         (["--draft-devices", "auto"], "'auto' is no drafter"),
         (["--kinds", "cod"], "did you mean 'code'"),
         (["--output", "no/such/folder/x.toml"], "no such directory"),

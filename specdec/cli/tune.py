@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 
 from specdec.cli.loading import loading_bar
@@ -45,6 +46,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--draft-devices", default="", metavar="A,B", help="default: the configured, or cpu,ngram"
     )
+    parser.add_argument(
+        "--batch-sizes", default="", metavar="N,N", help="prompts at once; default: one by one"
+    )
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="JSON lines with a `kind`")
     parser.add_argument("--kinds", default="", metavar="A,B", help="only these kinds of text")
     parser.add_argument(
@@ -71,21 +75,23 @@ def run(args: argparse.Namespace) -> int:
         return run_kernels(args)
     base = with_overrides(read_config(args.config) if args.config else Config(), args.set)
     drafters = _drafters(args, base)
-    settings = settings_of(drafters, _lengths(args, base))
+    batch_sizes = _numbers(args.batch_sizes or "1", "--batch-sizes", "run.batch_size")
+    lengths = _numbers(args.draft_lengths, "--draft-lengths", "speculation.draft_length")
+    settings = settings_of(drafters, [length for length in lengths if length], batch_sizes)
     sets = _sets(args)
     prompts = [prompt for layer in layers(sets, 1) for prompt in layer]
     if not args.output.parent.is_dir():
         raise UsageError(f"--output {str(args.output)!r}: no such directory; make it first")
     with ExitStack() as held:
         with loading_bar() as show_loaded:
-            bench = Bench(base, drafters, prompts, held, show_loaded)
+            bench = Bench(base, settings, prompts, held, show_loaded)
         num_tokens = args.max_new_tokens or affordable_tokens(
             args.budget, bench.warm_up(), len(settings), len(sets)
         )
         bench.shorten(num_tokens)
         start = time.perf_counter()
         clock = Clock(args.budget, lambda: time.perf_counter() - start)
-        search = Halving(settings, bench.measure, len(prompts), clock)
+        search = Halving(settings, bench.measure, bench.num_units, clock)
         live = _LiveTable()
         search.run(live.show)
         live.end(search.trials)
@@ -93,24 +99,24 @@ def run(args: argparse.Namespace) -> int:
     choice = choose(search.trials)
     evidence = Evidence(machine, _today(), args.budget, list(sets), num_tokens)
     _write(args.output, config_text(base, choice, search.trials, evidence))
-    for drafter in drafters:
-        title = f"Draft length on {machine}, draft {drafter}"
-        path = args.output.with_name(f"{args.output.stem}-{drafter}.svg")
-        _write(path, curve_svg(search.trials, drafter, list(sets), title))
+    for drafter, size in product(drafters, batch_sizes):
+        title = f"{drafter} drafts, {size} at once: {machine}"
+        name = f"{args.output.stem}-{drafter}{f'-{size}' * (len(batch_sizes) > 1)}.svg"
+        picture = curve_svg(search.trials, drafter, size, list(sets), title)
+        _write(args.output.with_name(name), picture)
     _report(args, choice, search.trials, machine)
     return 0
 
 
-def _lengths(args: argparse.Namespace, config: Config) -> list[int]:
+def _numbers(text: str, option: str, key: str) -> list[int]:
+    """Numbers between commas, each legal for a config key, ascending."""
     try:
-        lengths = [int(text) for text in args.draft_lengths.split(",")]
+        numbers = sorted({int(number) for number in text.split(",")})
     except ValueError as error:
-        raise UsageError(
-            f"--draft-lengths is {args.draft_lengths!r}; expected numbers like 1,2,4,8"
-        ) from error
-    for length in lengths:
-        with_value(config, "speculation.draft_length", length)  # checks the bounds
-    return sorted({length for length in lengths if length > 0})
+        raise UsageError(f"{option} is {text!r}; expected numbers like 1,2,4,8") from error
+    for number in numbers:
+        with_value(Config(), key, number)  # checks the bounds
+    return numbers
 
 
 def _drafters(args: argparse.Namespace, config: Config) -> list[str]:

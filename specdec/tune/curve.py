@@ -22,14 +22,20 @@ _STYLE = """
 """
 
 
-def curve_svg(trials: Sequence[Trial], drafter: str, kinds: Sequence[str], title: str) -> str:
+def curve_svg(
+    trials: Sequence[Trial], drafter: str, batch_size: int, kinds: Sequence[str], title: str
+) -> str:
     """Lines through the fixed lengths of one drafter, the adaptive rate as a dashed level.
 
     Settings ran different numbers of prompts, so each is placed by its share of the one that ran
     most, on the prompts of both. Points that rest on fewer prompts are paler.
     """
     reference = max(trials, key=lambda trial: len(trial.samples))
-    own = [trial for trial in trials if trial.setting.drafter in ("", drafter)]
+    own = [
+        trial
+        for trial in trials
+        if trial.setting.drafter in ("", drafter) and trial.setting.batch_size == batch_size
+    ]
     curves = [_Curve("all kinds", own, reference, "")]
     curves += [_Curve(kind.replace("_", " "), own, reference, kind) for kind in kinds]
     curves = [curve for curve in curves if len(curve.points) > 1]

@@ -13,12 +13,13 @@ DEFAULT_LENGTHS = (1, 2, 3, 4, 5, 6, 8, 11, 15)
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One way to decode: a drafter and how long its runs are."""
+    """One way to decode: a drafter, how long its runs are, and how many prompts run at once."""
 
     name: str
     drafter: str  # draft.device; empty when plain
     mode: str  # speculation.mode
     draft_length: int  # of mode `fixed`
+    batch_size: int = 1
 
     @property
     def is_fixed(self) -> bool:
@@ -28,6 +29,7 @@ class Setting:
     def applied_to(self, config: Config) -> Config:
         """The configuration with this setting."""
         config = with_value(config, "speculation.mode", self.mode)
+        config = with_value(config, "run.batch_size", self.batch_size)
         if self.drafter:
             config = with_value(config, "draft.device", self.drafter)
         if self.mode == "fixed":
@@ -37,10 +39,18 @@ class Setting:
         return config
 
 
-def settings_of(drafters: Sequence[str], lengths: Sequence[int]) -> list[Setting]:
-    """Plain decoding, then every drafter at every length and adaptive."""
-    found = [Setting(PLAIN, "", "off", 0)]
-    for drafter in drafters:
-        found += [Setting(f"{drafter} {length}", drafter, "fixed", length) for length in lengths]
-        found.append(Setting(f"{drafter} auto", drafter, "auto", 0))
+def settings_of(
+    drafters: Sequence[str], lengths: Sequence[int], batch_sizes: Sequence[int] = (1,)
+) -> list[Setting]:
+    """Plain decoding, then every drafter at every length and adaptive; all that per batch size."""
+    found = []
+    for size in batch_sizes:
+        suffix = f" x {size}" if len(batch_sizes) > 1 else ""
+        found.append(Setting(f"{PLAIN}{suffix}", "", "off", 0, size))
+        for drafter in drafters:
+            found += [
+                Setting(f"{drafter} {length}{suffix}", drafter, "fixed", length, size)
+                for length in lengths
+            ]
+            found.append(Setting(f"{drafter} auto{suffix}", drafter, "auto", 0, size))
     return found
