@@ -15,7 +15,7 @@ from typing import Any
 
 Event = Mapping[str, Any]
 
-WIDTH, LEFT, TOP, LANE, GAP = 1000, 90, 34, 34, 12
+WIDTH, LEFT, RIGHT, TOP, LANE, GAP = 1000, 90, 30, 34, 34, 12
 LANES = {"target": 0, "draft": 1, "waiting": 2}
 STYLE = """
 svg { font: 12px system-ui, sans-serif; }
@@ -55,7 +55,7 @@ def lane_y(lane: str) -> int:
 
 def draw(events: Sequence[Event], start_ms: float, width_ms: float) -> str:
     """The SVG of a window of time."""
-    scale = (WIDTH - LEFT - 10) / width_ms
+    scale = (WIDTH - LEFT - RIGHT) / width_ms
     height = lane_y("waiting") + LANE + 58
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
@@ -67,7 +67,7 @@ def draw(events: Sequence[Event], start_ms: float, width_ms: float) -> str:
         y = lane_y(lane)
         parts.append(f'<text class="text" x="8" y="{y + 22}">{lane}</text>')
         parts.append(
-            f'<rect class="lane" x="{LEFT}" y="{y}" width="{WIDTH - LEFT - 10}" height="{LANE}"/>'
+            f'<rect class="lane" x="{LEFT}" y="{y}" width="{WIDTH - LEFT - RIGHT}" height="{LANE}"/>'
         )
     parts += axis(width_ms, scale, lane_y("waiting") + LANE)
     for event in events:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from draft.choice import rank_near_best
 from draft.messages import Wish
 from draft.outcomes import Drafted, EndingOdds
+from draft.pace import Pace
 from draft.rows import RowModel, Rows, common_length
 from specdec.endings import GROUP_ROWS, NUM_OTHERS
 from specdec.types import DraftRun, DraftStep, DraftWork, SamplingParams, StoppingRule
@@ -77,6 +78,7 @@ class BranchingDrafter:
         self._rows = Rows(model, num_slots + num_branches)
         self._num_branches = num_branches
         self._odds = EndingOdds()
+        self._pace = Pace()
         self._sequences: dict[int, _Sequence] = {}
         self._steps: list[DraftStep] = []
 
@@ -93,6 +95,7 @@ class BranchingDrafter:
     def confirm(self, slot: int, token_ids: Sequence[int]) -> None:
         """The verdict: the path that begins with it goes on, the others are dropped."""
         state = self._sequences[slot]
+        self._pace.end_pass(slot, time.perf_counter())
         if not token_ids:
             return  # nothing was judged, so nothing has to go
         count, tokens = len(token_ids), tuple(token_ids)
@@ -152,11 +155,13 @@ class BranchingDrafter:
         num_checked, main = len(run.token_ids), state.main
         if run.position == len(state.tokens) and main.token_ids[:num_checked] == run.token_ids:
             state.num_checked, main.num_ending = num_checked, num_checked + 1
+            self._pace.begin_pass(slot, num_checked, time.perf_counter())
 
     def work_ahead(self, wish: Wish, goes_on: Callable[[], bool]) -> None:
         """Draft along the likeliest endings of the pass in flight, while `goes_on` says so.
 
-        On how many the wish's rule decides; each run ends where that rule would end it.
+        On how many the wish's rule decides; each run ends where that rule would end it. A step for
+        unlikely endings is not begun where the verdict would have to wait for its end.
         """
         state = self._sequences[wish.slot]
         if state.num_checked is None or wish.stopping is None:
@@ -172,6 +177,8 @@ class BranchingDrafter:
                 if self._has_room(state, path)
                 and (path.is_in_ending or wish.goes_on_ahead(path.margins()))
             ]
+            if wanting and first and not self._is_in_time(wish.slot, len(wanting)):
+                return
             if wanting:
                 self._step(wanting, is_ahead=True)
             else:
@@ -224,6 +231,9 @@ class BranchingDrafter:
                 told = [*main.drafted[:accepted], Drafted(token, 0.0)]
                 state.paths.append(Path(row, told, len(told)))
 
+    def _is_in_time(self, slot: int, num_rows: int) -> bool:
+        return self._pace.is_in_time(slot, num_rows, time.perf_counter())
+
     def _has_room(self, state: _Sequence, path: Path) -> bool:
         """Whether the model's context can take one more token along a path."""
         return len(state.tokens) + len(path.drafted) < self._model.context_length
@@ -245,5 +255,6 @@ class BranchingDrafter:
         end_s = time.perf_counter()
         for (_, path), (ids, margin) in zip(wanting, chosen, strict=True):
             path.drafted.append(Drafted(ids[0], margin, ids[1:], end_s - start_s))
+        self._pace.observe_step(len(wanting), end_s - start_s)
         if len(self._steps) < _MAX_STEPS:
             self._steps.append(DraftStep(start_s, end_s, len(wanting), is_ahead))

@@ -190,6 +190,8 @@ class _Worker:
                 first += GROUP_ROWS
                 self._branch(rows, known, num_checked, min(num_branches, most + GROUP_ROWS), length)
                 continue
+            if first and now_s + self._costs.step_s(len(active)) > pass_s:
+                break  # the verdict would have to wait for it
             now_s += self._costs.step_s(len(active))
             for row in active:
                 row.num_done += 1

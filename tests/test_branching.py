@@ -1,6 +1,7 @@
 """Drafting ahead along likely endings: what is handed over is what drafting anew would give."""
 
 import random
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +12,7 @@ from fuzzy_model import NUM_BRANCHES, FuzzyModel
 from draft.branching import BranchingDrafter
 from draft.messages import Wish
 from draft.outcomes import Drafted, EndingOdds
+from draft.pace import Pace
 from specdec.controller import FixedStopping
 from specdec.types import DraftRun, SamplingParams
 
@@ -168,3 +170,47 @@ def test_endings_are_ranked_by_what_the_margins_and_the_verdicts_say() -> None:
     assert next(odds.rank(run, 2, GREEDY)) == (0, 12)
     sampled = odds.rank(run, 2, SamplingParams(temperature=1.0))
     assert next(sampled) == (1, 21)  # sampling with noise has a law of its own
+
+
+def test_steps_for_unlikely_endings_do_not_hold_up_the_verdict() -> None:
+    pace = Pace()
+    assert pace.is_in_time(0, 4, 10.0)  # nothing is known yet
+    for start_s in range(6):
+        pace.begin_pass(0, 7, start_s)
+        pace.end_pass(0, start_s + 0.1)
+        pace.observe_step(4, 0.03)
+    pace.begin_pass(0, 7, 10.0)
+    assert pace.is_in_time(0, 4, 10.06) and not pace.is_in_time(0, 4, 10.08)
+    pace.begin_pass(0, 3, 10.0)
+    assert pace.is_in_time(0, 4, 10.08)  # passes of another size were never seen
+
+
+def overshoot_s(patched: pytest.MonkeyPatch) -> float:
+    """By how much steps of 10 ms outlast passes of 55 ms, in all; one group takes 50."""
+    now = [0.0]
+
+    def take_time() -> None:
+        now[0] += 0.01
+
+    patched.setattr(time, "perf_counter", lambda: now[0])
+    drafter = drafter_of(FuzzyModel(0.5, seed=3, before_step=take_time))
+    tokens, stopping, late_s = [5, 6, 7], FixedStopping(4, num_endings=8), 0.0
+    drafter.open(0, tokens, GREEDY)
+    for _ in range(40):
+        run = drafter.take(0, len(tokens), 4, 1.0, stopping)
+        drafter.in_flight(0, run)
+        verdict_at = now[0] + 0.055
+        drafter.work_ahead(Wish(0, 4, stopping), lambda end=verdict_at: now[0] < end)
+        late_s += max(0.0, now[0] - verdict_at)
+        now[0] = max(now[0], verdict_at)
+        emitted = verdict(tokens, run)
+        drafter.confirm(0, emitted)
+        tokens += emitted
+    return late_s
+
+
+def test_a_second_group_is_not_begun_where_the_pass_has_no_time_for_it() -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        careful_s = overshoot_s(patched)
+        patched.setattr(Pace, "is_in_time", lambda *facts: True)
+        assert careful_s < 0.5 * overshoot_s(patched)
