@@ -17,7 +17,7 @@ FREE_FIELDS = tuple(field.name for field in fields(GemmTuning) if field.name != 
 _TILES = (1, 2, 4, 8)
 _WIDTHS = (8, 16, 32, 64, 128)
 _BLOCKS = (4, 8, 16)
-_UNROLLS = (1, 2, 4, 8)
+_UNROLLS = (1, 2, 3, 4, 8)
 _LANES_VALUES = 32  # M x TILES of form lanes: more compiles for minutes on Mesa's software device
 _SOFTWARE_VALUES = 16  # on that device more than this spills, and takes long to compile
 _PART_TILES = 16  # parts of a matrix start at multiples of this many tiles
@@ -72,10 +72,9 @@ def _fits(tuning: GemmTuning, rows: int, info: DeviceInfo) -> bool:
             and lanes <= info.limits.workgroup_invocations
             and shared <= info.limits.shared_bytes
         )
-    lines = max((32 * tuning.tiles + tuning.tokens) * 3, tuning.tokens * 8 * tuning.tiles)
-    shared = tuning.slices * (lines * 16 + (32 * tuning.tiles + 2 * tuning.tokens) * 4)
+    shared = tuning.slices * max(96, 64 * tuning.tiles) * 16
     return (
-        rows <= tuning.tokens
+        rows in (1, 2, 4, 8, 16)
         and tuning.subgroup == _MATRIX_LANES
         and _MATRIX_LANES * tuning.slices <= info.limits.workgroup_invocations
         and shared <= info.limits.shared_bytes
@@ -87,8 +86,10 @@ def neighbours(tuning: GemmTuning, product: Product, info: DeviceInfo) -> Iterat
     choices: dict[str, tuple[int, ...]] = {"tiles": _TILES, "block": _BLOCKS}
     if form_of(tuning, info) != "matrix":
         choices |= {"width": _WIDTHS}
+    if form_of(tuning, info) != "lanes":
+        choices |= {"unroll": _UNROLLS}
     if form_of(tuning, info) == "dot":
-        choices |= {"unroll": _UNROLLS, "subgroup": (0, *_subgroups(info))}
+        choices |= {"subgroup": (0, *_subgroups(info))}
     for name, values in choices.items():
         current = getattr(tuning, name)
         for value in sorted(values, key=lambda value: abs(value - current)):
