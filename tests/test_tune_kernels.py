@@ -75,8 +75,8 @@ def test_shipped_settings_and_all_their_neighbours_are_legal_and_keep_the_slices
         (GemmTuning(tiles=1, width=64), Product("o", 1), HOPPER),
         (GemmTuning(tiles=2, width=64, slices=32), Product("o", 1), HOPPER),
         (GemmTuning(tiles=8, slices=16), Product("o", 16), HOPPER),
-        (GemmTuning(form="matrix", tokens=8, subgroup=32), Product("o", 16), HOPPER),
-        (GemmTuning(form="matrix", tokens=16), Product("o", 16), RDNA3),
+        (GemmTuning(form="matrix", tiles=8, slices=16, subgroup=32), Product("o", 16), HOPPER),
+        (GemmTuning(form="matrix"), Product("o", 16), RDNA3),
         (GemmTuning(form="tensor"), Product("o", 1), HOPPER),
         (GemmTuning(subgroup=128), Product("o", 1), HOPPER),
         (GemmTuning(tiles=3), Product("o", 1), HOPPER),
@@ -116,8 +116,10 @@ class FakeProduct:
 
 
 def test_the_search_climbs_to_the_best_settings_and_never_takes_other_bits() -> None:
-    bench, shown = FakeBench(), []
-    found = search(bench, HOPPER, shipped_tuning(HOPPER), 60.0, shown.append)  # type: ignore[arg-type]
+    bench, shown, shipped = FakeBench(), [], shipped_tuning(HOPPER)
+    products = {key: replace(gemm, unroll=1) for key, gemm in shipped.products.items()}
+    start = replace(shipped, products=products)
+    found = search(bench, HOPPER, start, 60.0, shown.append)  # type: ignore[arg-type]
     by_product = {one.product: one for one in found}
     best = by_product[Product("o", 1)]
     assert best.best.tiles == 4 and best.best.width == 64 and best.best.unroll == 1
