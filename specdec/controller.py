@@ -18,6 +18,7 @@ from specdec.types import DraftRun, RoundReport, SamplingParams
 _NUM_POSITIONS = 4  # with odds of their own; the last holds from there on
 _BIAS_GAIN, _BIAS_LEAK = 0.15, 0.02  # of a sequence's own bias, per verdict
 _EXPLORED_TOKENS = 2  # drafted to find out what drafting costs
+_IDLE = FixedStopping(0)
 _SETTLED, _COSTS_KEPT = 100, 4  # after so many rounds a table of costs serves so many
 
 
@@ -135,30 +136,35 @@ class AdaptiveLength:
         plain_s = costs.pass_s[num_sequences] + costs.other_s
         rate = max(num_sequences / plain_s, own_rates)  # plain decoding can always be had
         num_checked = sum(self._slots[turn.slot].num_checked for turn in turns)
-        explorer = self._explorer(turns)
-        rules, num_spent = [], 0.0
+        explorer = self._explorer(turns, costs, rate)
+        rules: list[AdaptiveStopping | FixedStopping] = []
+        num_spent = 0.0
         for turn in turns:
             state = self._slots[turn.slot]
+            if explorer not in (None, turn.slot):
+                state.is_asked = False
+                rules.append(_IDLE)
+                continue
             state.costs = costs.beside(num_sequences - 1 + num_checked - state.num_checked)
-            longest = turn.longest
-            if explorer is not None:
-                longest = min(longest, _EXPLORED_TOKENS) if turn.slot == explorer else 0
-            length = self._allowance.longest_run(
-                state.costs,
-                min(longest, self._max_draft_length, state.costs.longest_run),
-                num_spent,
-            )
+            longest = turn.longest if explorer is None else min(turn.longest, _EXPLORED_TOKENS)
+            longest = min(longest, self._max_draft_length, state.costs.longest_run)
+            length = self._allowance.longest_run(state.costs, longest, num_spent)
             rule = self._rule(state, length, rate, _num_endings(self._overlap, turns))
             num_spent += state.costs.price(rule.max_length, rule.max_length) / num_sequences
             rules.append(rule)
         return AdaptivePlan(tuple(rules), costs, rate, min(max_tokens, len(costs.pass_s) - 1))
 
-    def _explorer(self, turns: Sequence[Turn]) -> int | None:
-        """The slot that alone of several finds out what drafting costs, while that is unknown."""
-        if self._costs.draft.is_known or len(turns) == 1:
+    def _explorer(self, turns: Sequence[Turn], costs: CostTable, rate: float) -> int | None:
+        """The slot that alone of several may draft: to learn a cost, or where nothing can pay.
+
+        No token is worth more than one: where each takes longer, odds need not be asked.
+        """
+        if len(turns) == 1:
+            return None
+        if self._costs.draft.is_known and costs.least_token_s < 1.0 / rate:
             return None
         begun = (turn.slot for turn in turns if self._slots[turn.slot].has_drafted)
-        return next(begun, turns[0].slot)
+        return next(begun, turns[self._num_rounds % len(turns)].slot)
 
     def _rule(self, state: _Slot, length: int, rate: float, num_endings: int) -> AdaptiveStopping:
         """The rule for one run, at what passes cost to this sequence."""

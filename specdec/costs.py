@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 from specdec.level import Level
 from specdec.pass_costs import PassCosts
@@ -31,6 +32,16 @@ class CostTable:
     def plain_s(self) -> float:
         """A round without draft."""
         return self.pass_s[1] + self.other_s
+
+    @property
+    def least_token_s(self) -> float:
+        """The least that one more token can take, drafted and checked beside plain ones."""
+        first = self.num_sequences
+        plain_s = self.pass_s[first]
+        added = (
+            (pass_s - plain_s) / count for count, pass_s in enumerate(self.pass_s[first + 1 :], 1)
+        )
+        return self.draft_step_s + min(added, default=inf)
 
     def with_draft_share(self, share: float) -> CostTable:
         """The costs where only a part of all draft time is waited for."""

@@ -147,14 +147,17 @@ class FixedPlan:
 class AdaptivePlan:
     """The rules of sequences that share a pass, and what sharing it costs them."""
 
-    rules: tuple[AdaptiveStopping, ...]
+    rules: tuple[AdaptiveStopping | FixedStopping, ...]  # fixed ones draft nothing
     costs: CostTable
     rate: float  # of all sequences together, tokens per second
     max_tokens: int
 
     def share(self, runs: Sequence[DraftRun]) -> tuple[int, ...]:
         """The prefixes that are together of the greatest value."""
-        stakes = [rule.stakes(run) for rule, run in zip(self.rules, runs, strict=True)]
+        stakes = [
+            rule.stakes(run) if isinstance(rule, AdaptiveStopping) else Stakes()
+            for rule, run in zip(self.rules, runs, strict=True)
+        ]
         return share_budget(stakes, self.costs, self.rate, self.max_tokens)
 
 
