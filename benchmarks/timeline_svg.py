@@ -63,11 +63,12 @@ def draw(events: Sequence[Event], start_ms: float, width_ms: float) -> str:
         f"<style>{STYLE}</style>",
         f'<rect class="ground" width="{WIDTH}" height="{height}"/>',
     ]
+    lane_width = WIDTH - LEFT - RIGHT
     for lane in LANES:
         y = lane_y(lane)
         parts.append(f'<text class="text" x="8" y="{y + 22}">{lane}</text>')
         parts.append(
-            f'<rect class="lane" x="{LEFT}" y="{y}" width="{WIDTH - LEFT - RIGHT}" height="{LANE}"/>'
+            f'<rect class="lane" x="{LEFT}" y="{y}" width="{lane_width}" height="{LANE}"/>'
         )
     parts += axis(width_ms, scale, lane_y("waiting") + LANE)
     for event in events:

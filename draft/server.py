@@ -119,7 +119,7 @@ class _AheadRule:
                 return False
             self.take = command
             self._inbox.pop()
-        return self.take.wish.goes_on(confidences)
+        return self.take.wish.goes_on(confidences) and not self._inbox.concerns(self._slot)
 
     def num_to_check(self, run: DraftRun) -> int:
         """Not asked by drafters."""

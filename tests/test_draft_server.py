@@ -25,6 +25,7 @@ class CountingDrafter(RuleDrafter):
     def __init__(self) -> None:
         super().__init__(1.0)
         self.num_drafted = 0
+        self.step_s = 0.0
         self.is_clean = {0: True, 1: True}
 
     def confirm(self, slot: int, token_ids: Sequence[int]) -> None:
@@ -45,6 +46,7 @@ class CountingDrafter(RuleDrafter):
         while len(confidences) < max_length:
             if stopping is not None and not stopping.should_continue(confidences):
                 break
+            time.sleep(self.step_s)
             tokens.append(rule(tokens))
             confidences.append(10.0 - len(confidences))
             self.num_drafted += 1
@@ -90,10 +92,13 @@ class Served:
 
     def take(self, position: int, stopping: StoppingRule, slot: int = 0) -> DraftRun:
         self.tell(Take(slot, position, position, 15, stopping))
+        return self.run_of(position)
+
+    def run_of(self, request_id: int) -> DraftRun:
         while (message := self.channel.receive()) is None:
             assert self.channel.wait(10.0)
         reply = decode_reply(message)
-        assert isinstance(reply, Run) and reply.request_id == position
+        assert isinstance(reply, Run) and reply.request_id == request_id
         return reply.run
 
     def wait_until_drafted(self, count: int) -> None:
@@ -171,6 +176,17 @@ def test_sequences_do_not_disturb_each_other(served: Served) -> None:
     served.tell(Confirm(1, (2,)))
     assert served.take(3, StopBelow(8.0), 1).token_ids == continuation([9, 8, 2], 4)
     assert served.take(4, StopBelow(6.0), 0).token_ids == continuation([5, 6, 7, 1], 6)
+
+
+def test_a_run_that_nobody_waits_for_any_more_ends_within_a_step(served: Served) -> None:
+    served.drafter.step_s = 0.02
+    served.tell(Open(0, (5, 6, 7), GREEDY))
+    served.tell(Take(0, 1, 3, 15, StopBelow(-10.0)))
+    served.tell(Confirm(0, (8,)))  # its owner has gone on without it
+    assert len(served.run_of(1).token_ids) < 15
+    run = served.take(4, StopBelow(9.0))
+    assert run.token_ids == continuation([5, 6, 7, 8], 3)
+    assert served.drafter.num_drafted < 15
 
 
 def test_commands_can_be_pickled() -> None:
