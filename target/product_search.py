@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from specdec.errors import DeviceError
 from target.product_bench import ProductBench, TimedProduct, speedup
-from target.product_space import Product, neighbours, other_forms
+from target.product_space import Product, forms_of, neighbours, other_forms
 from target.tuning import MATRICES, GemmTuning, Tuning
 from target.vulkan import DeviceInfo
 
@@ -51,13 +51,14 @@ def search(
 ) -> list[Found]:
     """Every product for every size of pass, each with its part of the time while there is any."""
     products = [Product(matrix, rows) for rows in ROWS for matrix in MATRICES]
+    forms = forms_of(shipped, info)
     end_s = time.perf_counter() + budget_s
     found = []
     for index, product in enumerate(products):
         settings = shipped.gemm(product.matrix, product.rows)
         left_s = end_s - time.perf_counter()
         if left_s > 0.0:
-            climb = _Climb(bench, info, product, left_s / (len(products) - index))
+            climb = _Climb(bench, info, product, forms, left_s / (len(products) - index))
             result = climb.run(settings)
         else:
             result = Found(product, settings, settings, 1.0, 0.0, 0, 0)
@@ -70,11 +71,17 @@ class _Climb:
     """The search for one product: from the shipped settings to the best neighbour, again."""
 
     def __init__(
-        self, bench: ProductBench, info: DeviceInfo, product: Product, budget_s: float
+        self,
+        bench: ProductBench,
+        info: DeviceInfo,
+        product: Product,
+        forms: Collection[str],
+        budget_s: float,
     ) -> None:
         self._bench = bench
         self._info = info
         self._product = product
+        self._forms = forms
         self._until_s = time.perf_counter() + budget_s
         self._seen: set[GemmTuning] = set()
         self._num_wrong = 0
@@ -124,5 +131,5 @@ class _Climb:
 
     def _untried(self, settings: GemmTuning) -> Sequence[GemmTuning]:
         near = [*neighbours(settings, self._product, self._info)]
-        far = [*other_forms(settings, self._product, self._info)]
+        far = [*other_forms(settings, self._product, self._info, self._forms)]
         return [other for other in (*near, *far) if other not in self._seen]

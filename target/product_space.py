@@ -5,11 +5,11 @@ The limits are those that the headers of shaders/include/gemm_*.glsl state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from target.tuning import FORMS, MATRICES, GemmTuning
+from target.tuning import FORMS, MATRICES, GemmTuning, Tuning
 from target.vulkan import DeviceInfo
 
 FREE_FIELDS = tuple(field.name for field in fields(GemmTuning) if field.name != "slices")
@@ -72,24 +72,24 @@ def _fits(tuning: GemmTuning, rows: int, info: DeviceInfo) -> bool:
             and lanes <= info.limits.workgroup_invocations
             and shared <= info.limits.shared_bytes
         )
-    shared = tuning.slices * max(96, 64 * tuning.tiles) * 16
     return (
-        rows in (1, 2, 4, 8, 16)
-        and tuning.subgroup == _MATRIX_LANES
+        tuning.subgroup == _MATRIX_LANES
         and _MATRIX_LANES * tuning.slices <= info.limits.workgroup_invocations
-        and shared <= info.limits.shared_bytes
+        and tuning.slices * max(96, 64 * tuning.tiles) * 16 <= info.limits.shared_bytes
     )
 
 
 def neighbours(tuning: GemmTuning, product: Product, info: DeviceInfo) -> Iterator[GemmTuning]:
     """Legal settings that differ in one of what decides the form's speed, the likeliest first."""
-    choices: dict[str, tuple[int, ...]] = {"tiles": _TILES, "block": _BLOCKS}
-    if form_of(tuning, info) != "matrix":
-        choices |= {"width": _WIDTHS}
-    if form_of(tuning, info) != "lanes":
+    form = form_of(tuning, info)
+    choices: dict[str, tuple[int, ...]] = {"tiles": _TILES}
+    if form != "lanes":
         choices |= {"unroll": _UNROLLS}
-    if form_of(tuning, info) == "dot":
+    if form != "matrix":
+        choices |= {"width": _WIDTHS}
+    if form == "dot":
         choices |= {"subgroup": (0, *_subgroups(info))}
+    choices |= {"block": _BLOCKS}
     for name, values in choices.items():
         current = getattr(tuning, name)
         for value in sorted(values, key=lambda value: abs(value - current)):
@@ -101,22 +101,30 @@ def neighbours(tuning: GemmTuning, product: Product, info: DeviceInfo) -> Iterat
                 yield changed
 
 
-def other_forms(tuning: GemmTuning, product: Product, info: DeviceInfo) -> Iterator[GemmTuning]:
-    """The same in the other forms that the device runs, with settings legal there.
-
-    What a cooperative matrix's elements are is the device's secret, so that form is left only for
-    devices whose shipped settings have it.
-    """
+def other_forms(
+    tuning: GemmTuning, product: Product, info: DeviceInfo, forms: Collection[str]
+) -> Iterator[GemmTuning]:
+    """The same in each other of `forms` that the device runs, with settings legal there."""
     current = form_of(tuning, info)
-    for form in ("lanes", "dot"):
-        if form == current or (form == "dot" and not info.has_integer_dot):
+    for form, width, subgroup in (("lanes", 8, 0), ("dot", 32, 0), ("matrix", 32, _MATRIX_LANES)):
+        if form == current or form not in forms:
             continue
-        base = replace(tuning, form=form, subgroup=0, width=32 if form == "dot" else 8, tiles=2)
+        base = replace(tuning, form=form, subgroup=subgroup, width=width, unroll=1)
         for tiles, block in ((2, 16), (2, 8), (1, 16), (1, 8)):
             changed = replace(base, tiles=tiles, block=block)
             if is_legal(changed, product, info):
                 yield changed
                 break
+
+
+def forms_of(shipped: Tuning, info: DeviceInfo) -> set[str]:
+    """Forms worth trying on a device.
+
+    What the elements of a cooperative matrix are is the device's secret, so that form is left to
+    devices whose shipped settings have it.
+    """
+    forms = {form_of(settings, info) for settings in shipped.products.values()} | {"lanes"}
+    return forms | {"dot"} if info.has_integer_dot else forms
 
 
 def _same_rows(block: int, tuning: GemmTuning, product: Product) -> bool:
