@@ -8,14 +8,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import cast
 
+from specdec.checkpoint import open_checkpoint
 from specdec.config import Config, with_value
 from specdec.controller import AdaptiveLength, FixedLength
-from specdec.costs import Costs
 from specdec.engine import Engine
 from specdec.errors import PromptError, SpecdecError
 from specdec.generation import Generation
 from specdec.load import Progress, load, load_target
 from specdec.load.borrowed import borrowed
+from specdec.load.costs import cost_book
+from specdec.load.drafters import open_drafter
+from specdec.load.models import model_dir
 from specdec.planning import Controller
 from specdec.prompts import Prompt
 from specdec.tune.halving import Sample
@@ -82,12 +85,18 @@ class Bench:
 
     def _desk(self, setting: Setting, config: Config, held: ExitStack) -> _Desk:
         switch, speculation = Switch(), config.speculation
+        config = with_value(setting.applied_to(config), "speculation.mode", "auto")
+        checkpoint = open_checkpoint(model_dir(config.target.model, "target"))
+        book = cost_book(config, checkpoint, self._target)
+        drafter = open_drafter(config, checkpoint, self._target.context_length, book)
+        assert drafter is not None, "a setting with a drafter"
         engine = load(
-            with_value(setting.applied_to(config), "speculation.mode", "auto"),
+            config,
             controller=cast(Controller, switch),
             target=borrowed(self._target),
+            drafter=drafter,
         )
-        costs = Costs(self._target.max_pass_tokens, self._target.pass_sizes)
+        costs = book.timed(drafter)  # as any run on a new machine starts
         adaptive = AdaptiveLength(costs, speculation.max_draft_length, speculation.overlap)
         return _Desk(held.enter_context(engine), switch, adaptive, speculation.overlap)
 
