@@ -69,7 +69,7 @@ class Rounds:
         self._parts = parts
 
     def plan(self, members: Sequence[Running]) -> Cohort:
-        """Plan the next pass of these sequences, and let the drafter begin."""
+        """Plan the next pass of these sequences."""
         drafter = self._parts.drafter
         turns = []
         for running in members:
@@ -77,11 +77,15 @@ class Rounds:
             longest = sequence.num_remaining - 1 if drafter else 0
             turns.append(Turn(sequence.slot, sequence.length, longest))
         plan = self._parts.controller.plan(turns, self._parts.verifier.max_pass_tokens)
-        if drafter and len(turns) > 1:
-            for turn, rule in zip(turns, plan.rules, strict=True):
-                if rule.max_length > 0:
-                    drafter.prepare(turn.slot, turn.position, rule.max_length, rule)
         return Cohort(tuple(members), plan)
+
+    def prepare(self, cohort: Cohort) -> None:
+        """Let the drafter begin, for all together or while another cohort is checked."""
+        drafter = self._parts.drafter
+        for running, rule in zip(cohort.members, cohort.plan.rules, strict=True):
+            if drafter and rule.max_length > 0:
+                sequence = running.sequence
+                drafter.prepare(sequence.slot, sequence.length, rule.max_length, rule)
 
     def run(self, cohort: Cohort, start: float) -> tuple[list[Progress], PassTimes]:
         """Make the pass; `start` is when work for it began, by the performance counter."""
@@ -105,7 +109,7 @@ class Rounds:
         other_s = time.perf_counter() - start - draft_s - verify_s
         times = PassTimes(draft_s, verify_s, other_s, verify_start)
         self._learn(done, times)
-        self._count(done, time.perf_counter() - start)
+        self._count(done, time.perf_counter() - start - times.total_s)
         return [_progress(part) for part in done], times
 
     def _draft(self, running: Running, rule: StoppingRule, give_up_at: float) -> DraftRun:
@@ -172,14 +176,15 @@ class Rounds:
             slot = part.running.sequence.slot
             reports[slot] = report
             part.running.stats.observe(report)
+            part.running.stats.decode_s += report.draft_s + report.verify_s + report.other_s
             for recorder in self._parts.recorders:
                 recorder.observe(slot, report)
         self._parts.controller.observe(reports)
 
-    def _count(self, done: Sequence[_Checked], elapsed_s: float) -> None:
-        """Charge the pass to its sequences by the tokens they fed."""
+    def _count(self, done: Sequence[_Checked], learning_s: float) -> None:
+        """Charge what telling everybody took, too."""
         for part, share in zip(done, _shares(done), strict=True):
-            part.running.stats.decode_s += share * elapsed_s
+            part.running.stats.decode_s += share * learning_s
 
 
 def _shares(done: Sequence[_Checked]) -> list[float]:

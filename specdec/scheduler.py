@@ -85,6 +85,8 @@ class Scheduler:
         while self._idle and len(self._planned) < num_cohorts:
             members = [self._idle.popleft() for _ in range(min(size, len(self._idle)))]
             self._planned.append(self._rounds.plan(members))
+            if num_ready > 1:  # one alone is taken at once
+                self._rounds.prepare(self._planned[-1])
         if not self._planned:
             return
         cohort = self._planned.popleft()
