@@ -47,6 +47,7 @@ def plot_tables(tables: dict[str, dict[str, object]], path: Path) -> None:
         axis.axhline(mine, color="C3", label=f"adaptive, {mine / rates[best]:.3f} x best fixed")
         axis.set_ylim(0.0, 1.2 * mine)
         axis.set_title(name, fontsize=9)
+        axis.set_xticks(range(0, len(rates), 3))
         axis.set_xlabel("fixed draft length")
         axis.set_ylabel("tokens/s")
         axis.legend(loc="lower right", fontsize=8)
