@@ -127,7 +127,8 @@ def forecast(acceptance: TraceAcceptance, costs: CostTable) -> dict[str, float]:
 def main() -> int:
     """Measure, forecast, compare."""
     args = arguments()
-    defaults = [f"run.max_new_tokens={args.max_new_tokens}", "draft.device=cpu", *args.set]
+    defaults = [f"run.max_new_tokens={args.max_new_tokens}", "draft.device=cpu"]
+    defaults += ["speculation.overlap=off", *args.set]
     config = specdec.with_overrides(specdec.Config(), defaults)
     prompts = read_requests(args)
     acceptance = measured_acceptance(config, prompts)

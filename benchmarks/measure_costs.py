@@ -14,14 +14,16 @@ import platform
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 import specdec
-from specdec.controller import FixedStopping
+from specdec.controller import FixedPlan
 from specdec.cost_cache import processor_name
+from specdec.planning import Turn
+from specdec.stopping import FixedStopping
 from specdec.types import RoundReport, SamplingParams
 
 LENGTHS = (0, 1, 3, 7, 15)  # passes of 1, 2, 4, 8 and 16 tokens
@@ -40,15 +42,17 @@ class Cycle:
     def open(self, slot: int, sampling: SamplingParams) -> None:
         """Nothing to do."""
 
-    def plan(self, slot: int, position: int, longest: int) -> FixedStopping:
-        """The next length, where the text still allows it."""
+    def plan(self, turns: Sequence[Turn], max_tokens: int) -> FixedPlan:
+        """The next length, where the text still allows it; prompts run one by one."""
         self._num_planned += 1
-        return FixedStopping(min(LENGTHS[self._num_planned // 2 % len(LENGTHS)], longest))
+        length = LENGTHS[self._num_planned // 2 % len(LENGTHS)]
+        return FixedPlan(tuple(FixedStopping(min(length, turn.longest)) for turn in turns))
 
-    def observe(self, slot: int, report: RoundReport) -> None:
-        """Keep it."""
-        was_drafting = bool(self.reports) and len(self.reports[-1][0].run.token_ids) > 0
-        self.reports.append((report, was_drafting))
+    def observe(self, reports: Mapping[int, RoundReport]) -> None:
+        """Keep them."""
+        for report in reports.values():
+            was_drafting = bool(self.reports) and len(self.reports[-1][0].run.token_ids) > 0
+            self.reports.append((report, was_drafting))
 
     def close(self, slot: int) -> None:
         """Nothing to do."""
@@ -100,7 +104,8 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     args = arguments()
     config = specdec.with_overrides(
-        specdec.Config(), [f"run.max_new_tokens={args.max_new_tokens}", *args.set]
+        specdec.Config(),
+        [f"run.max_new_tokens={args.max_new_tokens}", "speculation.overlap=off", *args.set],
     )
     prompts = list(specdec.read_prompts(PROMPTS / "prose.jsonl"))[: args.num_prompts]
     controller = Cycle()

@@ -1,5 +1,6 @@
 """Plans against the engine itself, on devices made of a rule and a clock that only they advance."""
 
+import importlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,3 +111,18 @@ def test_a_plan_from_measured_inputs_is_within_5_percent_of_the_engine(
     live = rate(clock, costs, AdaptiveLength(known, 15))
     times_s = [1.0 / found.tokens_per_s for found in acceptance.adaptive(costs).values()]
     assert 2.0 / sum(times_s) == pytest.approx(live, rel=0.05)
+
+
+def test_costs_measured_by_rounds_of_changing_length_are_those_of_the_devices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    measure_costs = importlib.import_module("measure_costs")
+    costs, clock = TABLES["steep"], Clock()
+    monkeypatch.setattr(time, "perf_counter", clock)
+    cycle = measure_costs.Cycle()
+    rate(clock, costs, cycle)
+    found = measure_costs.table(cycle.reports, is_padded=False)
+    assert found["pass_s"] == pytest.approx(costs.pass_s)
+    assert found["draft_step_s"] == pytest.approx(costs.draft_step_s)
+    assert found["draft_fixed_s"] == pytest.approx(costs.draft_fixed_s, abs=1e-6)
