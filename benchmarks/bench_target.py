@@ -18,20 +18,20 @@ import platform
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specdec.checkpoint import open_checkpoint
 from specdec.gemma3.loading import MatrixSource
 from specdec.gemma3.named import NAMED_SHAPES
 from specdec.gemma3.named import gemma3_layers as layers
+from specdec.gemma3.random_weights import RandomWeights
 from specdec.gemma3.shape import Gemma3Shape
 from specdec.model_bytes import kv_read_bytes
 from specdec.types import SamplingParams, Segment
-from specdec.weights import Bits, QuantizedMatrix, matrix_sizes, vector_sizes
+from specdec.weights import Bits
 from target.model import VulkanVerifier, open_verifier
 from target.pass_sizes import pass_rows_for
 from target.vulkan import Device
@@ -46,35 +46,6 @@ SHAPES = {
     ),
     **{name.removeprefix("gemma-3-"): shape for name, shape in NAMED_SHAPES.items()},
 }
-
-
-@dataclass
-class RandomWeights:
-    """A MatrixSource whose matrices repeat one random tile."""
-
-    shape: Gemma3Shape
-    head_bits: Bits
-
-    def matrix(self, name: str) -> QuantizedMatrix:
-        """A packed matrix by name."""
-        num_rows, num_columns = matrix_sizes(self.shape)[name]
-        bits: Bits = self.head_bits if name == "embed" else 4
-        tiles, groups = -(-num_rows // 32), num_columns // 32
-        rng = np.random.default_rng(groups)
-        tile = (groups, 32, 16) if bits == 4 else (groups, 2, 32, 16)
-        packed = rng.integers(0, 256, tile, np.uint8)
-        scales = rng.uniform(0.5, 1.5, (groups, 32)) / (8 if bits == 4 else 128) / groups
-        return QuantizedMatrix(
-            bits,
-            num_rows,
-            num_columns,
-            np.broadcast_to(packed if bits == 4 else packed.view(np.int8), (tiles, *tile)),
-            np.broadcast_to(scales.astype(np.float16), (tiles, groups, 32)),
-        )
-
-    def vector(self, name: str) -> NDArray[np.float32]:
-        """A vector of ones."""
-        return np.ones(vector_sizes(self.shape)[name], np.float32)
 
 
 def segments(m: int, ids: tuple[int, ...], args: argparse.Namespace) -> list[Segment]:

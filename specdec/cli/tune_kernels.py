@@ -38,10 +38,11 @@ def run_kernels(args: argparse.Namespace) -> int:
 
 
 def _show(product: TunedProduct) -> None:
+    kept = "as shipped" if product.num_tried else "no time left: as shipped"
     changes = " ".join(f"{name}={value}" for name, value in product.changes.items())
     print(
         f"{product.matrix:14}{product.rows:5}{product.shipped_us:12.1f}{product.speedup:7.2f}"
-        f"{product.num_tried:7}  {changes or 'as shipped'}",
+        f"{product.num_tried:7}  {changes or kept}",
         file=sys.stderr,
         flush=True,
     )
