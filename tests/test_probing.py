@@ -1,5 +1,7 @@
 """What a start may lose, and what is expected of tokens not drafted yet."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from synthetic_traces import (
@@ -17,6 +19,7 @@ from specdec.costs import Costs, CostTable
 from specdec.outlook import Outlook
 from specdec.probing import Allowance
 from specdec.replay import replay, total_s
+from specdec.types import Acceptance, DraftRun, RoundReport
 
 TABLES = {
     "flat": flat_costs(),
@@ -50,13 +53,15 @@ def test_a_start_with_a_draft_that_is_always_wrong_loses_two_tokens_in_a_hundred
 
 def test_luck_put_by_is_spent_but_no_more() -> None:
     costs, allowance = steep_costs(), Allowance()
-    assert allowance.longest_run(costs, 15) == 1
+    lucky = RoundReport(DraftRun(3), 2, Acceptance((1, 2), 3, is_bonus=True), (1, 2, 3), 0, 0, 0)
+    unlucky = replace(lucky, acceptance=Acceptance((), 3, is_bonus=False), emitted=(3,))
+    assert allowance.longest_run(costs, 15, 0.0) == 1
     for _ in range(1000):
-        allowance.observe(2.0)
-    assert allowance.longest_run(costs, 15) == 15
+        allowance.observe([lucky], costs, costs.plain_s)  # two tokens more than plain
+    assert allowance.longest_run(costs, 15, 0.0) == 15
     for _ in range(50):
-        allowance.observe(-0.5)
-    assert allowance.longest_run(costs, 15) == 0
+        allowance.observe([unlucky], costs, 1.5 * costs.plain_s)
+    assert allowance.longest_run(costs, 15, 0.0) == 0
 
 
 def test_an_outlook_follows_margins_and_meets_new_texts_half_way() -> None:
