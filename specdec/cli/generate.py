@@ -11,7 +11,7 @@ from pathlib import Path
 from specdec.chat import ChatMessage
 from specdec.cli.cancelling import cancelled_by_sigint
 from specdec.cli.loading import loading_bar
-from specdec.cli.running import FileRun, run_to_file
+from specdec.cli.running import FileRun, run_on_cluster, run_to_file
 from specdec.config import Config, read_config, with_overrides, with_value
 from specdec.engine import Engine
 from specdec.errors import SpecdecError, UsageError
@@ -68,6 +68,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--trace", type=Path, metavar="FILE", help="write a timeline for Perfetto (JSON)"
     )
     _add_settings(parser)
+    _add_cluster(parser)
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Declare what a run over several machines takes."""
+    parser.add_argument(
+        "--ray", metavar="ADDRESS", help="run on a Ray cluster (local: on this machine's)"
+    )
+    parser.add_argument(
+        "--ray-workers", type=int, default=0, metavar="N", help="default: one a GPU or machine"
+    )
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -97,6 +108,10 @@ def run(args: argparse.Namespace) -> int:
     config = _config(args)
     if "" in args.stop:
         raise UsageError("--stop is empty; give at least one character")
+    if args.ray and not config.run.output:
+        raise UsageError("--ray goes with --output FILE")
+    if args.ray:
+        return run_on_cluster(_file_run(args, config), args.ray, args.ray_workers)
     if config.run.output:
         return run_to_file(_file_run(args, config), lambda: _engine(args, config))
     prompts = _prompts(args)

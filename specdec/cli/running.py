@@ -16,8 +16,10 @@ from tqdm import tqdm
 
 from specdec.config import Config
 from specdec.engine import Engine
+from specdec.load import context_length_of
 from specdec.load.models import target_sha256
 from specdec.report import summary
+from specdec.runs.cluster import ClusterJob, generate_on_cluster
 from specdec.runs.header import Header
 from specdec.runs.prompt_stream import count_lines
 from specdec.runs.run import Run, RunTotals
@@ -50,32 +52,55 @@ def run_to_file(asked: FileRun, open_engine: Callable[[], Engine]) -> int:
     num_lines = count_lines(asked.prompts)
     output = Path(asked.config.run.output)
     with closing(Run(asked.prompts, output)) as run, open_engine() as engine:
-        with _drained_by_sigint(engine) as interrupts:
-            _generate(run, engine, _header(asked, engine), num_lines, interrupts)
-        _report(run, asked, engine)
-    if interrupts.count:
-        print("specdec: interrupted; the same command goes on from here", file=sys.stderr)
-        return _INTERRUPTED
-    return 1 if run.totals.num_rejected else 0
+        header = _header(asked, engine.numerics_id, engine.context_length)
+        with (
+            _drained_by_sigint(engine) as interrupts,
+            _bar(num_lines, run) as show,
+            closing(run.generate(engine, header)) as events,
+        ):
+            for _ in events:
+                show()
+                if interrupts.count > 1:
+                    break
+    return _report(run, asked, bool(interrupts.count))
 
 
-def _generate(
-    run: Run, engine: Engine, header: Header, num_lines: int | None, interrupts: _Interrupts
-) -> None:
-    """Run until the end or the second Ctrl-C."""
+def run_on_cluster(asked: FileRun, address: str, num_workers: int) -> int:
+    """Run on a Ray cluster; exit codes as above. Ctrl-C gives up the parts that run."""
+    num_lines = count_lines(asked.prompts)
+    context_length = context_length_of(asked.config)
+    job = ClusterJob(
+        address, num_workers, asked.config, asked.stop_strings, frozenset(asked.stop_token_ids)
+    )
+    is_interrupted = False
+    with closing(Run(asked.prompts, Path(asked.config.run.output))) as run:
+        results = run.generate_elsewhere(
+            lambda prompts: generate_on_cluster(job, prompts),
+            lambda numerics_id: _header(asked, numerics_id, context_length),
+        )
+        try:
+            with _bar(num_lines, run) as show, closing(results):
+                for _ in results:
+                    show()
+        except KeyboardInterrupt:
+            is_interrupted = True
+    return _report(run, asked, is_interrupted)
+
+
+@contextmanager
+def _bar(num_lines: int | None, run: Run) -> Iterator[Callable[[], None]]:
+    """A progress bar, and what brings it up to date."""
+    totals = run.totals
     with tqdm(total=num_lines, unit="prompt", desc="generate", disable=None) as bar:
-        events = run.generate(engine, header)
-        for event in events:
-            if interrupts.count > 1:
-                break
-            totals = run.totals
+
+        def show() -> None:
             done = totals.num_finished + totals.num_finished_before + totals.num_rejected
             bar.initial = totals.num_finished_before
             if done > bar.n:
-                bar.update(done - bar.n)
-            if event.result:
                 bar.set_postfix_str(_rates(totals), refresh=False)
-        events.close()
+                bar.update(done - bar.n)
+
+        yield show
 
 
 def _rates(totals: RunTotals) -> str:
@@ -85,13 +110,13 @@ def _rates(totals: RunTotals) -> str:
     return rates
 
 
-def _header(asked: FileRun, engine: Engine) -> Header:
+def _header(asked: FileRun, numerics_id: str, context_length: int) -> Header:
     """All that the texts of the run follow from."""
     config = asked.config
     return {
         "target_sha256": target_sha256(config),
-        "numerics_id": engine.numerics_id,
-        "context_length": engine.context_length,
+        "numerics_id": numerics_id,
+        "context_length": context_length,
         "max_new_tokens": config.run.max_new_tokens,
         "sampling": asdict(config.sampling),
         "stop_strings": list(asked.stop_strings),
@@ -99,8 +124,8 @@ def _header(asked: FileRun, engine: Engine) -> Header:
     }
 
 
-def _report(run: Run, asked: FileRun, engine: Engine) -> None:
-    """What has come of the run, to stderr, and for machines to stdout."""
+def _report(run: Run, asked: FileRun, is_interrupted: bool) -> int:
+    """What has come of the run, to stderr, and for machines to stdout; the exit code."""
     totals = run.totals
     if totals.last:
         print(summary(totals.last, totals.stats), file=sys.stderr)
@@ -116,9 +141,12 @@ def _report(run: Run, asked: FileRun, engine: Engine) -> None:
             file=sys.stderr,
         )
     if asked.is_json:
-        devices = {"target_device": engine.target_device, "draft_device": engine.draft_device}
         files = {"output": str(run.output), "rejects": str(run.rejects)}
-        print(json.dumps({**files, **devices, **totals.to_json()}), flush=True)
+        print(json.dumps({**files, **totals.to_json()}), flush=True)
+    if is_interrupted:
+        print("specdec: interrupted; the same command goes on from here", file=sys.stderr)
+        return _INTERRUPTED
+    return 1 if totals.num_rejected else 0
 
 
 @contextmanager

@@ -107,6 +107,11 @@ def _batch(config: Config) -> BatchSettings:
     return BatchSettings(config.run.batch_size, order, config.run.kept_prefixes)
 
 
+def context_length_of(config: Config) -> int:
+    """Tokens a slot holds with these settings."""
+    return _context_length(config, open_checkpoint(model_dir(config.target.model, "target")))
+
+
 def _context_length(config: Config, checkpoint: Checkpoint) -> int:
     """Tokens a slot holds: as configured, at most what the model was made for."""
     longest = checkpoint.info.shape.context_length

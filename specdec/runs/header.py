@@ -20,7 +20,7 @@ def check_header(output: JsonlFile, header: Header) -> None:
     Drafts, batch sizes and orders are no part of a header: no text depends on them. UsageError
     names what differs, for the lines that are there would not go with those to come.
     """
-    path = output.path.with_name(output.path.name + ".run.json")
+    path = _path(output)
     wanted = {"format_version": _FORMAT, **header}
     if not output.size_bytes:
         write_whole(path, wanted)
@@ -36,6 +36,16 @@ def check_header(output: JsonlFile, header: Header) -> None:
             f"{str(output.path)!r} was begun with other settings: {'; '.join(differing)}; "
             "use those again or choose another output"
         )
+
+
+def check_begun(output: JsonlFile) -> None:
+    """UsageError where the output holds something that no run has begun."""
+    if output.size_bytes:
+        _read(_path(output), output.path)
+
+
+def _path(output: JsonlFile) -> Path:
+    return output.path.with_name(output.path.name + ".run.json")
 
 
 def _read(path: Path, output: Path) -> Mapping[str, object]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from specdec.engine import Engine
 from specdec.errors import UsageError
 from specdec.generation import Event, Generation
-from specdec.runs.header import Header, check_header
+from specdec.prompts import Prompt
+from specdec.runs.header import Header, check_begun, check_header
 from specdec.runs.jsonl import JsonlFile
 from specdec.runs.prompt_stream import PromptStream
 from specdec.stats import SpecStats
@@ -40,6 +41,8 @@ class RunTotals:
             "num_finished_before": self.num_finished_before,
             "num_rejected": self.num_rejected,
             "num_tokens": self.num_tokens,
+            "target_device": self.last.target_device if self.last else "",
+            "draft_device": self.last.draft_device if self.last else "",
             "elapsed_s": round(self.elapsed_s, 3),
             "tokens_per_s": round(self.tokens_per_s, 3),
             "stats": self.stats.to_json(),
@@ -70,12 +73,8 @@ class Run:
 
         UsageError where the output is another run's, SpecdecError where it cannot be written.
         """
-        finished: set[str] = set()
         check_header(self._output, header)
-        self._output.mend(lambda line: finished.add(_id_of(line, self.output)))
-        self.totals.num_finished_before = len(finished)
-        self.rejects.unlink(missing_ok=True)
-        stream = PromptStream(self._prompts, finished, self._reject)
+        stream = self._left()
         start = time.perf_counter()
         for event in engine.generate(stream):
             self.totals.num_tokens += len(event.token_ids)
@@ -83,6 +82,46 @@ class Run:
             if event.result:
                 self._settle(event.result, stream.take_line_number(event.request_id))
             yield event
+
+    def generate_elsewhere(
+        self,
+        elsewhere: Callable[[Iterable[tuple[int, Prompt]]], Iterator[tuple[int, Generation]]],
+        header_of: Callable[[str], Header],
+    ) -> Generator[Generation, None, None]:
+        """The same with prompts that run elsewhere, and come back as results with line numbers.
+
+        `header_of` makes the header from the numerics id of the first result; UsageError where
+        another result has another, for then a text would depend on where its prompt ran.
+        """
+        check_begun(self._output)
+        stream = self._left()
+        asked = ((stream.take_line_number(prompt.id), prompt) for prompt in stream)
+        start, numerics_id, settled = time.perf_counter(), "", set[str]()
+        for line_number, result in elsewhere(asked):
+            if not numerics_id:
+                numerics_id = result.numerics_id
+                check_header(self._output, header_of(numerics_id))
+            if result.numerics_id != numerics_id:
+                raise UsageError(
+                    f"{result.target_device} computes as {result.numerics_id!r}, another worker as "
+                    f"{numerics_id!r}: texts would depend on where they are made; use devices of "
+                    "one kind"
+                )
+            if result.id in settled:  # a worker died after it was done
+                continue
+            settled.add(result.id)
+            self.totals.num_tokens += len(result.token_ids)
+            self.totals.elapsed_s = time.perf_counter() - start
+            self._settle(result, line_number)
+            yield result
+
+    def _left(self) -> PromptStream:
+        """What is not finished, after mending the output."""
+        finished: set[str] = set()
+        self._output.mend(lambda line: finished.add(_id_of(line, self.output)))
+        self.totals.num_finished_before = len(finished)
+        self.rejects.unlink(missing_ok=True)
+        return PromptStream(self._prompts, finished, self._reject)
 
     def close(self) -> None:
         """Bring everything to the disk."""
