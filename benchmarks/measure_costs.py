@@ -27,16 +27,21 @@ from specdec.stopping import FixedStopping
 from specdec.types import RoundReport, SamplingParams
 
 LENGTHS = (0, 1, 3, 7, 15)  # passes of 1, 2, 4, 8 and 16 tokens
+_ROUNDS_EACH = 4
 PROMPTS = Path(__file__).parent / "prompts"
 
 
 class Cycle:
-    """A controller that goes through the lengths in turn, twice each, and keeps every report."""
+    """A controller that goes through the lengths in turn and keeps every report.
+
+    Each length holds for some rounds, and the first of them counts for nothing: the drafter may
+    still be at work for the length before, and slow the pass.
+    """
 
     mode = "cycle"
 
     def __init__(self) -> None:
-        self.reports: list[tuple[RoundReport, bool]] = []  # and whether the draft was not behind
+        self.reports: list[tuple[RoundReport, bool]] = []  # and whether the one before was alike
         self._num_planned = 0
 
     def open(self, slot: int, sampling: SamplingParams) -> None:
@@ -45,14 +50,14 @@ class Cycle:
     def plan(self, turns: Sequence[Turn], max_tokens: int) -> FixedPlan:
         """The next length, where the text still allows it; prompts run one by one."""
         self._num_planned += 1
-        length = LENGTHS[self._num_planned // 2 % len(LENGTHS)]
+        length = LENGTHS[self._num_planned // _ROUNDS_EACH % len(LENGTHS)]
         return FixedPlan(tuple(FixedStopping(min(length, turn.longest)) for turn in turns))
 
     def observe(self, reports: Mapping[int, RoundReport]) -> None:
         """Keep them."""
         for report in reports.values():
-            was_drafting = bool(self.reports) and len(self.reports[-1][0].run.token_ids) > 0
-            self.reports.append((report, was_drafting))
+            before = self.reports[-1][0].num_checked if self.reports else -1
+            self.reports.append((report, before == report.num_checked))
 
     def close(self, slot: int) -> None:
         """Nothing to do."""
@@ -66,9 +71,10 @@ def table(reports: Sequence[tuple[RoundReport, bool]], is_padded: bool) -> dict[
     """
     passes: dict[int, list[float]] = defaultdict(list)
     drafts: dict[int, list[float]] = defaultdict(list)
-    for report, was_drafting in reports:
-        passes[report.num_checked + 1].append(report.verify_s)
-        if report.run.token_ids and was_drafting:
+    for report, is_settled in reports:
+        if is_settled:
+            passes[report.num_checked + 1].append(report.verify_s)
+        if report.run.token_ids and is_settled:
             drafts[len(report.run.token_ids)].append(report.draft_s)
     sizes = [length + 1 for length in LENGTHS]
     medians = np.maximum.accumulate([statistics.median(passes[size]) for size in sizes])
