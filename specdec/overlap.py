@@ -25,6 +25,7 @@ _LEAST_ROUNDS = 3  # before passes count as slower
 _LONGEST_WAIT = 2.0  # that counts, in usual waits without overlap
 _MEDIAN_ERROR = 1.86  # standard error of a median, in median deviations over the root of n
 _LEAST_GAIN = 0.01  # of a round: less is not worth a change
+_LEAST_WAIT = 0.2  # of a round without overlap: trials cost more than there is to win below it
 
 
 class _Way:
@@ -99,9 +100,18 @@ class OverlapChoice:
         longest_s = _LONGEST_WAIT * max(median(off.waits or [0.0]), 0.001)
         return way.mean_wait_s(longest_s) + certain * max(alone.values(), default=0.0)
 
+    def _is_wait_long(self) -> bool:
+        """Whether rounds without overlap wait long enough for another way to pay."""
+        off = self._ways[OFF]
+        wait_s = median(off.waits or [0.0])
+        return wait_s >= _LEAST_WAIT * (wait_s + max(off.typical_passes().values(), default=0.0))
+
     def _choose(self) -> None:
-        """Try what was never tried, else settle on the best; after that, another in turn."""
+        """Where waits are long, try what was never tried, then settle on the best for a while."""
         untried = [choice for choice in self._choices if not self._ways[choice].passes]
+        if self._current == OFF and not self._is_wait_long():
+            self._num_left = _FIRST_ROUNDS
+            return
         if untried:
             self._current, self._num_left = untried[0], _FIRST_ROUNDS
             return

@@ -113,18 +113,11 @@ void multiply_group(uint slot, uint g) {
     }
 }
 
+#include "gemm_ring.glsl"
+
 void multiply() {
     lane = gl_LocalInvocationID.x;
     slice = subgroupBroadcastFirst(gl_LocalInvocationID.y);
     [[unroll]] for (uint i = 0; i < TILES * EIGHTS * 2; ++i) slice_sums[i] = vec4(0.0);
-    const uint last = push.groups - 1u;
-    [[unroll]] for (uint slot = 0; slot < UNROLL; ++slot) read_group(slot, min(slice + slot * SLICES, last));
-    uint g = slice;
-    for (; g + (UNROLL - 1) * SLICES < push.groups; g += UNROLL * SLICES)
-        [[unroll]] for (uint slot = 0; slot < UNROLL; ++slot) {
-            multiply_group(slot, g + slot * SLICES);
-            read_group(slot, min(g + (slot + UNROLL) * SLICES, last));
-        }
-    [[unroll]] for (uint slot = 0; slot < UNROLL; ++slot)
-        if (g + slot * SLICES < push.groups) multiply_group(slot, g + slot * SLICES);
+    multiply_slice(slice);
 }
