@@ -29,6 +29,11 @@ setup: .venv/.stamp-run
 	@$(PIP) -e '.[cpu,dev]'
 	@touch $@
 
+# training and clusters: large packages that only `make test` and `make prove` want
+.venv/.stamp-extras: .venv/.stamp-test
+	@$(PIP) -e '.[cpu,dev,distil,ray]'
+	@touch $@
+
 lint: .venv/.stamp-test
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check --quiet .
@@ -39,11 +44,11 @@ lint: .venv/.stamp-test
 check: lint
 	@$(PYTEST) -m "not slow and not prove"
 
-test: lint
+test: .venv/.stamp-extras lint
 	@$(PYTEST) -m "not prove"
 
-.venv/.stamp-goldens: .venv/.stamp-test
-	@$(PIP) -e '.[cpu,dev,goldens]'
+.venv/.stamp-goldens: .venv/.stamp-extras
+	@$(PIP) -e '.[cpu,dev,distil,ray,goldens]'
 	@touch $@
 
 prove: .venv/.stamp-goldens
