@@ -211,6 +211,15 @@ class DraftServer:
         if command.position == state.position:
             state.is_due, state.prepared = False, command.wish
 
+    def _draft_beside(self, take: Take) -> None:
+        """Draft what was prepared together with what is waited for: it will be waited for next."""
+        wishes = [state.prepared for state in self._slots.values() if state.prepared is not None]
+        if not wishes:
+            return
+        for wish in wishes:
+            self._slots[wish.slot].is_drafted = True
+        self._drafter.draft_each([take.wish, *wishes], lambda: not self._inbox.concerns(take.slot))
+
     def _draft_each(self, wishes: Sequence[Wish]) -> None:
         """Draft what was prepared, until it is done or something comes in."""
         for wish in wishes:
@@ -251,6 +260,7 @@ class DraftServer:
         if state.is_drafted:
             self._drafter.confirm(take.slot, ())  # a drafter without memory starts again
         state.is_due, state.is_drafted, state.prepared = False, True, None
+        self._draft_beside(take)
         rule = _UrgentRule(take.wish, self._inbox)
         run = self._drafter.take(take.slot, take.position, take.max_length, _NO_LIMIT_S, rule)
         if ahead is not None:  # in two parts: what happened before belongs to the first

@@ -98,6 +98,7 @@ class AdaptiveLength:
         self._allowance = Allowance()
         self._probing = SharedProbing()
         self._num_rounds = 0
+        self._num_resting = 0  # passes of several to come that no rules are made for
         self._table: CostTable | None = None  # that plans are made with
         self._table_age = 0  # in rounds
 
@@ -152,18 +153,24 @@ class AdaptiveLength:
             rule = self._rule(state, length, rate, _num_endings(self._overlap, turns))
             num_spent += state.costs.price(rule.max_length, rule.max_length) / num_sequences
             rules.append(rule)
+        if explorer is None and num_sequences > 1 and not any(rule.max_length for rule in rules):
+            self._num_resting = _COSTS_KEPT  # odds change by drafting alone: time to save
         return AdaptivePlan(tuple(rules), costs, rate, min(max_tokens, len(costs.pass_s) - 1))
 
     def _explorer(self, turns: Sequence[Turn], costs: CostTable, rate: float) -> int | None:
-        """The slot that alone of several may draft: to learn a cost, or where nothing can pay.
+        """The slot that alone of several may draft: to learn a cost, or where nothing pays.
 
-        No token is worth more than one: where each takes longer, odds need not be asked.
+        No token is worth more than one: where each takes longer, odds need not be asked. Nor need
+        they where they have just been asked in vain.
         """
         if len(turns) == 1:
             return None
-        if self._costs.draft.is_known and costs.least_token_s < 1.0 / rate:
+        self._num_resting = max(self._num_resting - 1, 0)
+        can_pay = costs.least_token_s < 1.0 / rate and self._num_resting == 0
+        if self._costs.draft.is_known and can_pay:
             return None
-        begun = (turn.slot for turn in turns if self._slots[turn.slot].has_drafted)
+        states = [(self._slots[turn.slot], turn.slot) for turn in turns]
+        begun = (slot for state, slot in states if state.has_drafted or state.is_asked)
         return next(begun, turns[self._num_rounds % len(turns)].slot)
 
     def _rule(self, state: _Slot, length: int, rate: float, num_endings: int) -> AdaptiveStopping:
@@ -218,7 +225,10 @@ class AdaptiveLength:
         if all(self._slots[slot].is_asked for slot in reports):
             _observe_overlap(self._overlap, reports)
         for slot, report in reports.items():
-            self._learn(self._slots[slot], report, elapsed_s)
+            state = self._slots[slot]
+            if len(reports) > 1 and state.is_asked:
+                state.probing.observe_asked(len(report.run.token_ids) > 0)
+            self._learn(state, report, elapsed_s)
 
     def _account(self, rounds: Collection[RoundReport], num_tokens: int, verify_s: float) -> None:
         """Charge a pass to the allowance, before its time is learned from."""

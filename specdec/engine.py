@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from specdec.batch import EngineParts
 from specdec.cohorts import CohortChoice
 from specdec.generation import Event
+from specdec.late_opening import LateOpening
 from specdec.planning import Controller, RoundRecorder
 from specdec.prefixes import SharedPrefixes
 from specdec.prompts import Prompt
@@ -42,7 +43,6 @@ class Engine:
         recorders: Iterable[RoundRecorder] = (),
         batch: BatchSettings | None = None,
     ) -> None:
-        self._parts = EngineParts(verifier, drafter, controller, tokenizer, tuple(recorders))
         self._defaults = defaults
         self._maker = RequestMaker(tokenizer, defaults, verifier.context_length)
         self._batch = batch or BatchSettings()
@@ -55,6 +55,9 @@ class Engine:
                 verifier.max_pass_tokens,
                 self._num_slots,
             )
+        if drafter and self._num_slots > 1:
+            drafter = LateOpening(drafter)
+        self._parts = EngineParts(verifier, drafter, controller, tokenizer, tuple(recorders))
         first = self._batch.batch_size
         kept_slots = range(first, first + self._batch.shared_prefixes)
         self._prefixes = SharedPrefixes(verifier, kept_slots)

@@ -15,6 +15,7 @@ _PROMISE_KEPT, _LEAST_PROMISE = 0.7, 0.4
 _PROBE_INTERVALS = (4, 100)  # rounds: least and most between two probes
 _FIRST_PASSES = 1.2  # that a start may lose
 _PASSES_PER_PASS = 0.008  # that may be lost in the long run
+_MOST_TRIES = 8  # of a probe that gets no run, for the drafter has to read the text first
 _MOST_PASSES = 20.0  # put by for bad luck: enough for any odds that are right on average
 
 
@@ -27,11 +28,12 @@ class Probing:
     def __init__(self) -> None:
         self._num_waited = _PROBE_INTERVALS[1]
         self._promise = 0.0
+        self._num_tries = 0  # of the last probe, while no run has come
 
     @property
     def is_promising(self) -> bool:
-        """Whether one of the last probes has paid."""
-        return self._promise > _LEAST_PROMISE
+        """Whether one of the last probes has paid, or is still to come."""
+        return self._promise > _LEAST_PROMISE or 0 < self._num_tries < _MOST_TRIES
 
     def is_due(self, costs: CostTable) -> bool:
         """Whether this plain round should be a probe; called once per such round."""
@@ -44,6 +46,10 @@ class Probing:
     def observe(self, has_paid: bool) -> None:
         """Learn how a checked run fared."""
         self._promise = 1.0 if has_paid else _PROMISE_KEPT * self._promise
+
+    def observe_asked(self, has_come: bool) -> None:
+        """A run was asked for, and has come or not."""
+        self._num_tries = 0 if has_come else self._num_tries + 1
 
 
 class SharedProbing:
@@ -89,14 +95,20 @@ class Allowance:
         return 0
 
     def observe(self, reports: Collection[RoundReport], costs: CostTable, pass_s: float) -> None:
-        """Count a pass that took `pass_s`, and what its drafting cost or gained."""
+        """Count a pass that took `pass_s`, and what its drafting cost or gained.
+
+        Sequences that share a pass wait for each other's runs, late ones too: there the wait
+        itself counts, up to that of a pass, for a drafter has texts to read at first.
+        """
         num_sequences = len(reports)
+        plain_s = costs.pass_s[num_sequences] + costs.other_s
         num_tokens, draft_s = 0, 0.0
         for report in reports:
             num_waited_for = len(report.run.token_ids) - report.run.work.num_ready
             num_tokens += len(report.acceptance.accepted) + 1
             draft_s += costs.draft_s(num_waited_for)
-        plain_s = costs.pass_s[num_sequences] + costs.other_s
+        if num_sequences > 1:
+            draft_s = min(sum(report.draft_s for report in reports), draft_s + plain_s)
         num_gained = num_tokens / num_sequences - (pass_s + draft_s + costs.other_s) / plain_s
         self._num_passes = min(self._num_passes + num_gained + _PASSES_PER_PASS, _MOST_PASSES)
 

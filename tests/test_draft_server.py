@@ -3,12 +3,12 @@
 import pickle
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from fakes import RuleDrafter, rule
 
-from draft.messages import Confirm, Open, Run, Take, decode_reply, encode_command
+from draft.messages import Confirm, Open, Prepare, Run, Take, Wish, decode_reply, encode_command
 from draft.server import DraftServer, OwnerGoneError
 from draft.shared_memory import Channel, join_channel, open_channel
 from specdec.types import DraftRun, SamplingParams, StoppingRule
@@ -27,6 +27,11 @@ class CountingDrafter(RuleDrafter):
         self.num_drafted = 0
         self.step_s = 0.0
         self.is_clean = {0: True, 1: True}
+        self.together: list[list[int]] = []  # slots that were to be drafted at once
+
+    def draft_each(self, wishes: Sequence[Wish], goes_on: Callable[[], bool]) -> None:
+        assert goes_on()
+        self.together.append(sorted(wish.slot for wish in wishes))
 
     def confirm(self, slot: int, token_ids: Sequence[int]) -> None:
         super().confirm(slot, token_ids)
@@ -73,10 +78,12 @@ class StopBelow:
 class Served:
     """A server in a thread, spoken to as its owner does."""
 
-    def __init__(self) -> None:
+    def __init__(self, *told: Open | Prepare | Take) -> None:
         self.drafter = CountingDrafter()
         self.channel, theirs = open_channel()
         other = join_channel(theirs)
+        for command in told:  # before it begins to listen
+            self.tell(command)
         server = DraftServer(self.drafter, other)
         self.thread = threading.Thread(target=self._serve, args=(server, other))
         self.thread.start()
@@ -87,7 +94,7 @@ class Served:
         except OwnerGoneError:
             other.close()
 
-    def tell(self, command: Open | Confirm | Take) -> None:
+    def tell(self, command: Open | Confirm | Prepare | Take) -> None:
         assert self.channel.send(encode_command(command))
 
     def take(self, position: int, stopping: StoppingRule, slot: int = 0) -> DraftRun:
@@ -193,3 +200,14 @@ def test_commands_can_be_pickled() -> None:
     take = Take(0, 1, 2, 3, StopBelow(1.0))
     copy = pickle.loads(encode_command(take))
     assert (copy.request_id, copy.stopping.limit) == (1, 1.0)
+
+
+def test_what_was_prepared_is_drafted_together_with_what_is_waited_for() -> None:
+    served = Served(
+        *(Open(slot, (5, 6, 7), GREEDY) for slot in (0, 1, 2)),
+        *(Prepare(3, Wish(slot, 4, StopBelow(7.0))) for slot in (0, 2)),
+        Take(0, 3, 3, 15, StopBelow(7.0)),
+    )
+    assert served.run_of(3).token_ids == continuation([5, 6, 7], 5)
+    assert served.drafter.together[0] == [0, 2]
+    served.close()

@@ -17,7 +17,7 @@ from specdec.calibration import Calibration
 from specdec.controller import AdaptiveLength
 from specdec.costs import Costs, CostTable
 from specdec.outlook import Outlook
-from specdec.probing import Allowance
+from specdec.probing import Allowance, Probing, SharedProbing
 from specdec.replay import replay, total_s
 from specdec.types import Acceptance, DraftRun, RoundReport
 
@@ -62,6 +62,32 @@ def test_luck_put_by_is_spent_but_no_more() -> None:
     for _ in range(50):
         allowance.observe([unlucky], costs, 1.5 * costs.plain_s)
     assert allowance.longest_run(costs, 15, 0.0) == 0
+
+
+def test_sequences_that_wait_for_late_runs_are_charged_for_it() -> None:
+    costs = replace(steep_costs(), num_sequences=2)
+    plain = RoundReport(DraftRun(3), 0, Acceptance((), 3, is_bonus=True), (3,), 0, 0, 0)
+    late = replace(plain, draft_s=0.3 * costs.plain_s)
+    lengths = []
+    for report in (plain, late):
+        allowance = Allowance()
+        for _ in range(2):
+            allowance.observe([report, report], costs, costs.pass_s[2])
+        lengths.append(allowance.longest_run(costs, 15, 0.0))
+    assert lengths[0] > 0 == lengths[1]
+
+
+def test_a_probe_that_gets_no_run_is_made_again_but_not_for_ever() -> None:
+    costs, shared, own = replace(steep_costs(), num_sequences=4), SharedProbing(), Probing()
+    assert shared.is_due(own, costs)
+    for _ in range(3):
+        own.observe_asked(has_come=False)
+        assert shared.is_due(own, costs) and not shared.is_due(Probing(), costs)
+    own.observe_asked(has_come=True)
+    assert not shared.is_due(own, costs)
+    for _ in range(100):
+        own.observe_asked(has_come=False)
+    assert not shared.is_due(own, costs)
 
 
 def test_an_outlook_follows_margins_and_meets_new_texts_half_way() -> None:

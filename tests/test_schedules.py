@@ -21,6 +21,7 @@ from draft.worker import WorkerDrafter, WorkerSettings
 from specdec.controller import AdaptiveLength, FixedLength, FixedStopping
 from specdec.costs import Costs
 from specdec.engine import Engine, GenerationDefaults
+from specdec.late_opening import LateOpening
 from specdec.planning import Controller
 from specdec.types import DraftRun, SamplingParams, Segment, StoppingRule
 
@@ -143,7 +144,8 @@ def run_cohorts(seed: int, patched: pytest.MonkeyPatch) -> None:
     """Several sequences in turn, prepared together, under one schedule."""
     world = new_world(seed, patched)
     dice = random.Random(seed)
-    drafter = CheckedDrafter(FuzzyDraft(0.7, seed % 5, num_slots=4, before_step=pause))
+    checked = CheckedDrafter(FuzzyDraft(0.7, seed % 5, num_slots=4, before_step=pause))
+    drafter = LateOpening(checked) if seed % 2 else checked
     texts = {slot: [slot + 3, 9, 8] for slot in range(4)}
     for slot, tokens in texts.items():
         drafter.open(slot, tokens, SamplingParams())

@@ -14,7 +14,8 @@ _TIMED_SIZES = (1, 2, 4, 8, 16)  # where the target pads passes to no sizes
 _TIMED_STEPS = 4
 _PATIENCE_S = 60.0
 _MOST_TIMES = 8
-_SLOW_S = 0.1  # what has taken so long in all is not timed again
+_SLOW_S = 0.1  # what has taken so long in all is not timed again, but for
+_FIRST_S = 2.0  # a first time up to this: a driver may have compiled for this size
 
 
 def draft_step_s(drafter: Drafter, bos_id: int) -> float:
@@ -36,7 +37,7 @@ def draft_step_s(drafter: Drafter, bos_id: int) -> float:
 def pass_times_s(verifier: Verifier, bos_id: int, most: int) -> dict[int, float]:
     """Seconds of a pass by size, up to the first size of at least `most` tokens.
 
-    The least of some of each size; of slow ones a single pass, after one of one token.
+    The least of some of each size; of slow ones two passes, of very slow ones a single one.
     """
     times: dict[int, float] = {}
     sizes = [n for n in verifier.pass_sizes or _TIMED_SIZES if n <= verifier.context_length]
@@ -58,7 +59,7 @@ def by_num_tokens(times_s: Mapping[int, float]) -> tuple[float, ...]:
 def _least(time_s: Callable[[], float]) -> float:
     """The least of several times: what disturbs a machine only ever adds."""
     times = [time_s()]
-    while len(times) < _MOST_TIMES and sum(times) < _SLOW_S:
+    while len(times) < _MOST_TIMES and sum(times) < (_FIRST_S if len(times) == 1 else _SLOW_S):
         times.append(time_s())
     return min(times)
 
