@@ -49,11 +49,13 @@ def _notes_on_stderr() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("specdec", "target")]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("specdec: %(message)s"))
+    levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
     try:
         yield
     finally:
-        for logger in loggers:
+        for logger, level in zip(loggers, levels, strict=True):
             logger.removeHandler(handler)
+            logger.setLevel(level)
