@@ -183,6 +183,7 @@ def stem(tmp_path: Path) -> Path:
     return tmp_path / "result"
 
 
+@pytest.mark.slow
 def test_the_command_writes_json_and_prints_the_same_to_stdout_alone(
     capsys: pytest.CaptureFixture[str], stem: Path
 ) -> None:

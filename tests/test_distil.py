@@ -165,6 +165,7 @@ def test_the_loss_is_least_where_the_draft_is_the_target() -> None:
     assert distillation_loss(hidden + 1, table, hidden, table, weight) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_training_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     ids = torch.randint(4, 96, (40, 2, 17), generator=torch.Generator().manual_seed(6))
 

@@ -175,6 +175,7 @@ def test_the_computed_need_is_close_to_what_a_device_is_asked_for() -> None:
     assert need.scratch_bytes == pytest.approx(exact.scratch_bytes, rel=0.5)
 
 
+@pytest.mark.slow
 def test_the_command_describes_this_machine_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

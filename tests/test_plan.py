@@ -155,6 +155,7 @@ def test_a_damaged_cost_file_is_one_line(tmp_path: Path, content: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_command_labels_everything_and_says_what_is_out_of_reach(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -165,6 +166,7 @@ def test_the_command_labels_everything_and_says_what_is_out_of_reach(
         assert label in out
 
 
+@pytest.mark.slow
 def test_the_command_plans_for_this_machine_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--json", "--acceptance", "0.7", "--goal", "5"]) == 0
     plan = json.loads(capsys.readouterr().out)

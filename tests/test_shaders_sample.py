@@ -173,6 +173,7 @@ def test_filters_at_their_ends_change_nothing(device: Device) -> None:
 LAW_LOGITS = np.array([2.0, 1.1, 1.0, 0.4, 0.0, -0.5, -1.0, -2.0, 1.05], np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params",
     [

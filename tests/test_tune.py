@@ -224,6 +224,7 @@ def test_prompts_are_as_long_as_the_budget_allows() -> None:
     assert affordable_tokens(120.0, 0.01, 11, 5) == 43
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_configuration_that_runs_and_warns_elsewhere(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

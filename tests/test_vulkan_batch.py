@@ -22,6 +22,8 @@ from target.kvcache import CutTooDeepError
 from target.model import VulkanVerifier, open_verifier
 from target.pass_sizes import PASS_ROWS, pass_rows_for
 
+pytestmark = pytest.mark.slow
+
 GREEDY = SamplingParams()
 NUM_SLOTS = 64
 LENGTH = 150
