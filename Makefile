@@ -7,6 +7,8 @@
 SHELL := /bin/sh
 PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
+# the version that the golden files were made with
+TORCH := torch==2.13.0
 # one BLAS thread per test process: two processes share two cores
 PYTEST := OPENBLAS_NUM_THREADS=1 $(PYTHON) -m pytest -n 2
 
@@ -31,7 +33,7 @@ setup: .venv/.stamp-run
 
 # training and clusters: large packages that only `make test` and `make prove` want
 .venv/.stamp-extras: .venv/.stamp-test
-	@$(PIP) -e '.[cpu,dev,distil,ray]'
+	@$(PIP) -e '.[cpu,dev,distil,ray]' $(TORCH)
 	@touch $@
 
 lint: .venv/.stamp-test
