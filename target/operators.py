@@ -14,7 +14,7 @@ from specdec.weights import TILE_ROWS
 from target.packing import PackedMatrix
 from target.programs import Program
 from target.sizes import RunSizes
-from target.tuning import FORMS, GemmTuning, Tuning
+from target.tuning import FORMS, GemmTuning, Tuning, form_of
 from target.vulkan import DescriptorPool, Device, Recorder, Region
 
 Grid = tuple[int, int, int]
@@ -191,7 +191,7 @@ class Operators:
     ) -> None:
         """One dispatch per part of the matrix; they write different columns, so need no barrier."""
         tuning = self._gemm_tuning(rows, matrix)
-        form = self._form(tuning)
+        form = form_of(tuning, self.device.info)
         constants: dict[str | int, int | float] = {
             "M": min(rows, tuning.block),
             "SLICES": tuning.slices,
@@ -212,13 +212,6 @@ class Operators:
             grid = (-(-rows // tuning.block), -(-extent.num_tiles // group_tiles), 1)
             regions = [part.packed, part.scales, *activations, *out]
             self._dispatch(recorder, program, regions, grid, push)
-
-    def _form(self, tuning: GemmTuning) -> str:
-        """The product's form, as tuned where the device has it."""
-        info = self.device.info
-        if tuning.form == "matrix" and not info.has_cooperative_matrix:
-            return "dot"
-        return tuning.form or ("dot" if info.has_integer_dot else "lanes")
 
     def _gemm_tuning(self, rows: int, matrix: PackedMatrix) -> GemmTuning:
         """Settings of a product: the head's, or those of the layers' matrix."""

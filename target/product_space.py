@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from target.tuning import FORMS, MATRICES, GemmTuning, Tuning
+from target.tuning import FORMS, MATRICES, GemmTuning, Tuning, form_of
 from target.vulkan import DeviceInfo
 
 FREE_FIELDS = tuple(field.name for field in fields(GemmTuning) if field.name != "slices")
@@ -33,13 +33,6 @@ class Product:
 
     def __str__(self) -> str:
         return f"{self.matrix} x {self.rows}"
-
-
-def form_of(tuning: GemmTuning, info: DeviceInfo) -> str:
-    """The form that settings lead to on a device."""
-    if tuning.form == "matrix" and not info.has_cooperative_matrix:
-        return "dot"
-    return tuning.form or ("dot" if info.has_integer_dot else "lanes")
 
 
 def is_legal(tuning: GemmTuning, product: Product, info: DeviceInfo) -> bool:

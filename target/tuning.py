@@ -35,6 +35,13 @@ class GemmTuning:
     subgroup: int = 0  # lanes of a subgroup; 0: the driver's choice
 
 
+def form_of(tuning: GemmTuning, info: DeviceInfo) -> str:
+    """The form that settings lead to on a device: as tuned, where the device has it."""
+    if tuning.form == "matrix" and not info.has_cooperative_matrix:
+        return "dot"
+    return tuning.form or ("dot" if info.has_integer_dot else "lanes")
+
+
 @dataclass(frozen=True, slots=True)
 class Tuning:
     """Settings for one device."""
