@@ -42,6 +42,10 @@ class _Way:
             by_size[size].append(elapsed_s)
         return {size: median(times) for size, times in by_size.items()}
 
+    def longest_pass_s(self) -> float:
+        """Of the typical ones."""
+        return max(self.typical_passes().values(), default=0.0)
+
     def mean_wait_s(self, longest_s: float) -> float:
         """For the drafter; a hold-up of the machine counts as `longest_s`."""
         return mean(min(wait, longest_s) for wait in self.waits) if self.waits else 0.0
@@ -104,7 +108,7 @@ class OverlapChoice:
         """Whether rounds without overlap wait long enough for another way to pay."""
         off = self._ways[OFF]
         wait_s = median(off.waits or [0.0])
-        return wait_s >= _LEAST_WAIT * (wait_s + max(off.typical_passes().values(), default=0.0))
+        return wait_s >= _LEAST_WAIT * (wait_s + off.longest_pass_s())
 
     def _choose(self) -> None:
         """Where waits are long, try what was never tried, then settle on the best for a while."""
@@ -117,8 +121,7 @@ class OverlapChoice:
             return
         costs = {choice: self.cost_s(choice) for choice in self._choices}
         best = min(self._choices, key=costs.__getitem__)
-        round_s = max(self._ways[OFF].typical_passes().values(), default=0.0)
-        if costs[OFF] - costs[best] < _LEAST_GAIN * round_s:
+        if costs[OFF] - costs[best] < _LEAST_GAIN * self._ways[OFF].longest_pass_s():
             best = OFF
         if self._current == best and self._is_settled:  # it has had its time: another's turn
             others = [choice for choice in self._choices if choice != best]

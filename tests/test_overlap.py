@@ -20,6 +20,7 @@ def rounds_of(
     noise: float = 0.05,
     holdups: float = 0.02,
     seed: int = 0,
+    draft_s: float = DRAFT_S,
 ) -> Counter[int]:
     """Rounds whose passes take longer by a part beside a busy drafter; how often each way ran."""
     dice = random.Random(seed)
@@ -31,12 +32,12 @@ def rounds_of(
         is_hit = dice.random() < hit_rates[last]
         work = DraftWork(last, is_hit)
         pass_s = PASS_S * (1.0 + slower * (way != OFF)) * dice.lognormvariate(0.0, noise)
-        draft_s = 0.001 if is_hit else DRAFT_S
+        wait_s = 0.001 if is_hit else draft_s
         if dice.random() < holdups:
-            pass_s, draft_s = 5 * pass_s, 10 * draft_s  # another program
+            pass_s, wait_s = 5 * pass_s, 10 * wait_s  # another program
         run = DraftRun(9, (1,) * 7, (1.0,) * 7, work)
         acceptance = Acceptance((1, 1), 2, is_bonus=False)
-        choice.observe(RoundReport(run, 7, acceptance, (1, 1, 2), draft_s, pass_s, 0.001))
+        choice.observe(RoundReport(run, 7, acceptance, (1, 1, 2), wait_s, pass_s, 0.001))
         last = way
     return ways
 
@@ -63,6 +64,10 @@ def test_a_gain_too_small_to_see_is_not_gone_for() -> None:
     rates = {OFF: 0.0, CHAIN: 0.01, BRANCH: 0.02}
     ways = rounds_of(OverlapChoice("auto"), 600, hit_rates=rates, holdups=0.0)
     assert ways[OFF] > 450
+
+
+def test_waits_too_short_to_matter_are_left_alone() -> None:
+    assert rounds_of(OverlapChoice("auto"), 200, draft_s=0.01) == {OFF: 200}
 
 
 def test_it_changes_its_mind_when_the_text_does() -> None:
