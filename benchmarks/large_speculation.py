@@ -24,9 +24,11 @@ import json
 import platform
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from switched import Switched
 
 import specdec
 from specdec.assets import embedded_model_dir
@@ -34,9 +36,8 @@ from specdec.checkpoint import open_checkpoint
 from specdec.controller import AdaptiveLength, FixedLength
 from specdec.costs import Costs
 from specdec.gemma3.loading import from_checkpoint
-from specdec.planning import Controller, PassPlan, Turn
+from specdec.planning import Controller
 from specdec.tokenizer import Tokenizer
-from specdec.types import RoundReport, SamplingParams
 from target.pass_sizes import BLOCK_ROWS, PASS_ROWS
 
 PROMPTS = Path(__file__).parent / "prompts"
@@ -55,39 +56,6 @@ def controller_of(contender: str) -> Controller:
         return FixedLength(int(length), overlap)
     sizes = tuple(rows for rows in PASS_ROWS if rows <= BLOCK_ROWS)
     return AdaptiveLength(Costs(BLOCK_ROWS, sizes), _MAX_DRAFT_LENGTH, overlap)
-
-
-class Switched:
-    """A Controller that is changed between prompts: a large model is loaded once."""
-
-    def __init__(self, contenders: Sequence[str]) -> None:
-        self._controllers = {name: controller_of(name) for name in contenders}
-        self.current = self._controllers[contenders[0]]
-
-    def choose(self, contender: str) -> None:
-        """Use this one for the prompts that follow."""
-        self.current = self._controllers[contender]
-
-    @property
-    def mode(self) -> str:
-        """As the current one says."""
-        return self.current.mode
-
-    def open(self, slot: int, sampling: SamplingParams) -> None:
-        """A sequence starts."""
-        self.current.open(slot, sampling)
-
-    def plan(self, turns: Sequence[Turn], max_tokens: int) -> PassPlan:
-        """The current one's plan."""
-        return self.current.plan(turns, max_tokens)
-
-    def observe(self, reports: Mapping[int, RoundReport]) -> None:
-        """Told to the current one."""
-        self.current.observe(reports)
-
-    def close(self, slot: int) -> None:
-        """The sequence has ended."""
-        self.current.close(slot)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +82,7 @@ class Runner:
     def rows(self, plain: specdec.Engine, device: str) -> Iterator[Row]:
         """Rows of one draft device as they are done: prompts plain, then with each contender."""
         contenders = self.args.contenders
-        switched = Switched(contenders)
+        switched = Switched({name: controller_of(name) for name in contenders})
         config = self.config(f"target.model={self.args.model}", f"draft.device={device}")
         with specdec.load(config, controller=switched) as engine:
             for contender in contenders:

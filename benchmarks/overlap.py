@@ -16,12 +16,12 @@ import json
 import os
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from overlap_costs import Watch, overlap_costs
 from paced import PacedDraft
+from switched import Switched
 
 import specdec
 from draft.worker import WorkerDrafter
@@ -30,47 +30,14 @@ from specdec.controller import AdaptiveLength, FixedLength
 from specdec.cost_cache import processor_name
 from specdec.costs import Costs
 from specdec.load import load_target
-from specdec.planning import Controller, PassPlan, Turn
+from specdec.planning import Controller
 from specdec.simulator import simulate
 from specdec.timeline import TimelineRecorder
 from specdec.traces import FullChain
-from specdec.types import RoundReport, SamplingParams, Verifier
+from specdec.types import Verifier
 
 PROMPTS = Path(__file__).parent / "prompts"
 WAYS = ("off", "chain", "branch", "auto")
-
-
-class Switched:
-    """The controller that is switched on; each keeps what it has learned."""
-
-    def __init__(self, controllers: dict[str, Controller]) -> None:
-        self._controllers = controllers
-        self.current = controllers[WAYS[0]]
-
-    @property
-    def mode(self) -> str:
-        """That of the current one."""
-        return self.current.mode
-
-    def switch(self, way: str) -> None:
-        """Use another one."""
-        self.current = self._controllers[way]
-
-    def open(self, slot: int, sampling: SamplingParams) -> None:
-        """A sequence starts."""
-        self.current.open(slot, sampling)
-
-    def plan(self, turns: Sequence[Turn], max_tokens: int) -> PassPlan:
-        """As the current one says."""
-        return self.current.plan(turns, max_tokens)
-
-    def observe(self, reports: Mapping[int, RoundReport]) -> None:
-        """Teach the current one."""
-        self.current.observe(reports)
-
-    def close(self, slot: int) -> None:
-        """The sequence has ended."""
-        self.current.close(slot)
 
 
 def controllers(draft_length: int, verifier: Verifier) -> dict[str, Controller]:
@@ -190,7 +157,7 @@ def measure(args: argparse.Namespace) -> Measured:
             for turn in range(args.repeats * len(prompts)):
                 ways = WAYS[turn % len(WAYS) :] + WAYS[: turn % len(WAYS)]
                 for way in (*ways, "record") if args.simulate and turn < len(prompts) else ways:
-                    switched.switch(way)
+                    switched.choose(way)
                     watch.way = way
                     events = engine.generate([prompts[turn % len(prompts)]])
                     found[kind][way] += [event.result for event in events if event.result]
