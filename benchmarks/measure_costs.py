@@ -3,7 +3,7 @@
     python benchmarks/measure_costs.py --out benchmarks/traces/costs-cpu.json --name CPU
 
 Runs short generations through the engine with draft lengths that change from round to round, and
-takes medians: of passes by size, of draft runs by a straight line through their lengths.
+fits what adds up to the time they took: pass times by size, draft runs by a line through lengths.
 """
 
 from __future__ import annotations
@@ -42,10 +42,13 @@ class Cycle:
 
     def __init__(self) -> None:
         self.reports: list[tuple[RoundReport, bool]] = []  # and whether the one before was alike
+        self.starts: list[RoundReport] = []  # of texts: the drafter had the prompt to read
         self._num_planned = 0
+        self._is_start = False
 
     def open(self, slot: int, sampling: SamplingParams) -> None:
-        """Nothing to do."""
+        """A text starts."""
+        self._is_start = True
 
     def plan(self, turns: Sequence[Turn], max_tokens: int) -> FixedPlan:
         """The next length, where the text still allows it; prompts run one by one."""
@@ -57,17 +60,26 @@ class Cycle:
         """Keep them."""
         for report in reports.values():
             before = self.reports[-1][0].num_checked if self.reports else -1
-            self.reports.append((report, before == report.num_checked))
+            is_settled = before == report.num_checked and not self._is_start
+            self.reports.append((report, is_settled))
+            self.starts += [report] * self._is_start
+            self._is_start = False
 
     def close(self, slot: int) -> None:
         """Nothing to do."""
 
+    def forget(self) -> None:
+        """Start anew, after a warm-up."""
+        self.reports.clear()
+        self.starts.clear()
+
 
 def table(reports: Sequence[tuple[RoundReport, bool]], is_padded: bool) -> dict[str, object]:
-    """Medians as a cost table of passes of 0 to 16 tokens.
+    """A cost table of passes of 0 to 16 tokens.
 
-    Sizes between the measured ones cost what the next larger does where passes are padded to those,
-    else they lie on the line between them.
+    Medians by size say how sizes compare, but what a run takes is a sum, hold-ups included: all are
+    raised alike so that their sum is that of the rounds. Sizes between the measured ones cost what
+    the next larger does where passes are padded to those, else they lie on the line between them.
     """
     passes: dict[int, list[float]] = defaultdict(list)
     drafts: dict[int, list[float]] = defaultdict(list)
@@ -77,21 +89,24 @@ def table(reports: Sequence[tuple[RoundReport, bool]], is_padded: bool) -> dict[
         if report.run.token_ids and is_settled:
             drafts[len(report.run.token_ids)].append(report.draft_s)
     sizes = [length + 1 for length in LENGTHS]
-    medians = np.maximum.accumulate([statistics.median(passes[size]) for size in sizes])
+    levels = np.maximum.accumulate([statistics.median(passes[size]) for size in sizes])
+    counts = [len(passes[size]) for size in sizes]
+    levels *= sum(sum(passes[size]) for size in sizes) / np.dot(levels, counts)
     if is_padded:
-        between = medians[np.searchsorted(sizes, range(1, 17))]
+        between = levels[np.searchsorted(sizes, range(1, 17))]
     else:
-        between = np.interp(range(1, 17), sizes, medians)
+        between = np.interp(range(1, 17), sizes, levels)
     pass_s = [0.0, *between.tolist()]
     lengths = sorted(drafts)
-    draft_medians = [statistics.median(drafts[length]) for length in lengths]
-    step_s, fixed_s = np.polyfit(lengths, draft_medians, 1)
+    weights = [len(drafts[length]) ** 0.5 for length in lengths]
+    means = [statistics.fmean(drafts[length]) for length in lengths]
+    step_s, fixed_s = np.polyfit(lengths, means, 1, w=weights)
     return {
         "num_samples": {str(size): len(passes[size]) for size in sizes},
         "pass_s": [round(x, 6) for x in pass_s],
         "draft_step_s": round(float(step_s), 6),
         "draft_fixed_s": round(max(float(fixed_s), 0.0), 6),
-        "other_s": round(statistics.median(report.other_s for report, _ in reports), 6),
+        "other_s": round(statistics.fmean(report.other_s for report, _ in reports), 6),
     }
 
 

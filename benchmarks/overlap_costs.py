@@ -59,16 +59,20 @@ class Watch:
         for recorder in self._of_way.values():
             recorder.release()
 
-    def traces(self, texts: Mapping[str, Sequence[int]], model: LanguageModel) -> list[Trace]:
-        """What was recorded, with the rank of every token among the draft's choices."""
+    def recorded(self) -> list[Trace]:
+        """What was recorded; once."""
         traces = read_record(self._path)
         self._folder.cleanup()
+        return traces
+
+    def traces(self, texts: Mapping[str, Sequence[int]], model: LanguageModel) -> list[Trace]:
+        """What was recorded, with the rank of every token among the draft's choices."""
         return [
             replace(
                 trace,
                 ranks=_ranks(model, self.prompts[trace.request_id], texts[trace.request_id]),
             )
-            for trace in traces
+            for trace in self.recorded()
         ]
 
 

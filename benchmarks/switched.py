@@ -1,4 +1,4 @@
-"""A Controller that is changed between prompts; it decides nothing itself."""
+"""A Controller that is changed between prompts, and the order of turns; it decides nothing."""
 
 from __future__ import annotations
 
@@ -39,3 +39,15 @@ class Switched:
     def close(self, slot: int) -> None:
         """The sequence has ended."""
         self.current.close(slot)
+
+
+def turn_order(names: Sequence[str], turn: int) -> list[str]:
+    """The order in which ways take their turns: each as often in each place.
+
+    A Williams design: in an even number of ways, each also follows each other equally often. Odd
+    turns of an odd number go backwards.
+    """
+    count = len(names)
+    first = [(place + 1) // 2 if place % 2 else -(place // 2) for place in range(count)]
+    order = [names[(place + turn) % count] for place in first]
+    return order[::-1] if count % 2 and turn % 2 else order

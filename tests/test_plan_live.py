@@ -126,3 +126,21 @@ def test_costs_measured_by_rounds_of_changing_length_are_those_of_the_devices(
     assert found["pass_s"] == pytest.approx(costs.pass_s)
     assert found["draft_step_s"] == pytest.approx(costs.draft_step_s)
     assert found["draft_fixed_s"] == pytest.approx(costs.draft_fixed_s, abs=1e-6)
+
+
+def test_costs_measured_by_rounds_of_changing_length_add_up_to_their_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    measure_costs = importlib.import_module("measure_costs")
+    costs, clock = TABLES["stepped"], Clock()
+    monkeypatch.setattr(time, "perf_counter", clock)
+    cycle = measure_costs.Cycle()
+    rate(clock, costs, cycle)
+    for index, (report, _) in enumerate(cycle.reports):
+        if index % 7 == 0:  # a busy machine: medians do not see it
+            object.__setattr__(report, "verify_s", 2.0 * report.verify_s)
+    found = measure_costs.table(cycle.reports, is_padded=False)
+    seconds = sum(report.verify_s for report, _ in cycle.reports)
+    told = sum(found["pass_s"][report.num_checked + 1] for report, _ in cycle.reports)
+    assert told == pytest.approx(seconds, rel=0.03)

@@ -15,7 +15,7 @@ from specdec.errors import UsageError
 from specdec.level import WINDOW
 from specdec.plan.figures import Label
 from specdec.planning import Controller
-from specdec.replay import ReplayedRound, replay, total_s
+from specdec.replay import ReplayedRound, replay
 from specdec.simulator import OverlapCosts, simulate
 from specdec.traces import Trace, load_traces
 
@@ -29,6 +29,7 @@ class Outcome:
 
     tokens_per_pass: float
     tokens_per_s: float
+    draft_share: float  # of the time: waiting for drafts
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,8 @@ class ConstantAcceptance:
     def fixed(self, kind: str, draft_length: int, costs: CostTable) -> Outcome:
         """In closed form."""
         tokens = sum(self.rate**j for j in range(draft_length + 1))
-        return Outcome(tokens, tokens / costs.round_s(draft_length, draft_length))
+        round_s = costs.round_s(draft_length, draft_length)
+        return Outcome(tokens, tokens / round_s, costs.draft_s(draft_length) / round_s)
 
     def adaptive(self, costs: CostTable) -> Mapping[str, Outcome]:
         """With no margin to go by, the best fixed length is all there is."""
@@ -113,8 +115,7 @@ class TraceAcceptance:
             made = [done for trace in own for done in self._replayed(trace, controller, costs)]
             self._passes[key] = sum(len(trace.margins) for trace in own), made
         num_tokens, rounds = self._passes[key]
-        elapsed_s = sum(costs.round_s(done.num_drafted, done.num_checked) for done in rounds)
-        return Outcome(num_tokens / len(rounds), num_tokens / elapsed_s)
+        return _outcome(num_tokens, rounds, costs)
 
     def adaptive(self, costs: CostTable) -> Mapping[str, Outcome]:
         """One controller that meets the texts as they were recorded, its costs kept from before."""
@@ -124,10 +125,7 @@ class TraceAcceptance:
         for trace in self.traces:
             rounds[trace.kind] += self._replayed(trace, controller, costs)
             tokens[trace.kind] += len(trace.margins)
-        return {
-            kind: Outcome(tokens[kind] / len(done), tokens[kind] / total_s(done))
-            for kind, done in rounds.items()
-        }
+        return {kind: _outcome(tokens[kind], done, costs) for kind, done in rounds.items()}
 
     def overlapped(self, costs: OverlapCosts) -> Mapping[str, Overlapped]:
         """Simulated event by event, one controller for all texts."""
@@ -147,10 +145,22 @@ class TraceAcceptance:
         return replay(trace, controller, lambda _: costs, longest)
 
 
+def _outcome(num_tokens: int, rounds: Sequence[ReplayedRound], costs: CostTable) -> Outcome:
+    """What rounds that made so many tokens come to."""
+    elapsed_s = sum(costs.round_s(done.num_drafted, done.num_checked) for done in rounds)
+    draft_s = sum(costs.draft_s(done.num_drafted) for done in rounds)
+    return Outcome(num_tokens / len(rounds), num_tokens / elapsed_s, draft_s / elapsed_s)
+
+
 def _known(costs: CostTable) -> Costs:
-    """Costs as an earlier run on the same machine has left them."""
-    learned = Costs(MAX_DRAFT + 1)
-    sizes = [size for size in _LEARNED_SIZES if size < len(costs.pass_s)]
+    """Costs as an earlier run on the same machine has left them, and the sizes it pads passes to.
+
+    A size that costs less than the next one is one of these.
+    """
+    pass_s = costs.pass_s
+    rises = (size for size in range(2, len(pass_s) - 1) if pass_s[size] < pass_s[size + 1])
+    learned = Costs(MAX_DRAFT + 1, (1, *rises, len(pass_s) - 1))
+    sizes = [size for size in _LEARNED_SIZES if size < len(pass_s)]
     learned.restore(
         {size: (costs.pass_s[size], 0.0, WINDOW) for size in sizes},
         slope_s=0.0,
