@@ -6,8 +6,9 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 import numpy as np
 
@@ -28,6 +29,8 @@ class Watch:
     def __init__(self, timeline: RoundRecorder | None) -> None:
         self.way = ""
         self.rounds: dict[str, list[RoundReport]] = defaultdict(list)
+        self.by_kind: dict[tuple[str, str], list[RoundReport]] = defaultdict(list)  # and way
+        self._kinds: dict[int, str] = {}  # by slot
         self.prompts: dict[str, tuple[int, ...]] = {}
         self._folder = tempfile.TemporaryDirectory()
         self._path = Path(self._folder.name) / "record.jsonl"
@@ -39,6 +42,7 @@ class Watch:
         self, slot: int, request_id: str, prompt_ids: Sequence[int], sampling: SamplingParams
     ) -> None:
         """A request starts."""
+        self._kinds[slot] = request_id.partition("/")[0]
         self.prompts[request_id] = tuple(prompt_ids)
         if self.way in self._of_way:
             self._of_way[self.way].open(slot, request_id, prompt_ids, sampling)
@@ -46,6 +50,7 @@ class Watch:
     def observe(self, slot: int, report: RoundReport) -> None:
         """Keep a round."""
         self.rounds[self.way].append(report)
+        self.by_kind[self._kinds[slot], self.way].append(report)
         if self.way in self._of_way:
             self._of_way[self.way].observe(slot, report)
 
@@ -76,27 +81,40 @@ class Watch:
         ]
 
 
+def hidden_of_possible(rounds: Sequence[RoundReport]) -> float:
+    """Of the drafting that the pass before had time for, on hits: the part nobody waited for.
+
+    A run that takes longer to draft than a pass lasts cannot be hidden whole.
+    """
+    hidden_s = possible_s = 0.0
+    for before, report in pairwise(rounds):
+        work = report.run.work
+        if work.num_endings and work.is_hit:
+            hidden_s += work.ready_s
+            possible_s += min(work.ready_s + report.draft_s, before.verify_s)
+    return hidden_s / possible_s if possible_s else 0.0
+
+
 def overlap_costs(rounds: Rounds, draft_length: int) -> OverlapCosts:
-    """Medians of rounds of one draft length, without overlap and with branches."""
+    """Costs of rounds of one draft length, without overlap and with branches.
+
+    What a run takes is a sum, hold-ups included: costs are means, and medians of passes, which say
+    how sizes compare, are raised alike so that their sum is that of the rounds.
+    """
     alone = [report for report in rounds["off"] if len(report.run.token_ids) == draft_length]
     step_s = _step_s(alone, lambda rows: rows == 1, is_ahead=False)
-    fixed_s = median(max(0.0, r.draft_s - draft_length * step_s) for r in alone)
-    by_size: dict[int, list[float]] = defaultdict(list)
-    for report in rounds["off"]:
-        by_size[report.num_checked + 1].append(report.verify_s)
-    sizes = {size: median(times) for size, times in by_size.items() if len(times) > 2}
+    fixed_s = max(0.0, fmean(r.draft_s for r in alone) - draft_length * step_s)
+    sizes = _pass_sizes(rounds["off"])
     pass_s = [0.0] + [
         sizes[min((size for size in sizes if size >= m), default=max(sizes))]
         for m in range(1, draft_length + 2)
     ]
-    table = CostTable(tuple(pass_s), step_s, fixed_s, median(r.other_s for r in alone))
+    table = CostTable(tuple(pass_s), step_s, fixed_s, fmean(r.other_s for r in rounds["off"]))
     beside = [r for r in rounds["branch"] if len(r.run.token_ids) == draft_length]
     one_s = _step_s(rounds["chain"], lambda rows: rows == 1, is_ahead=True)
     four_s = _step_s(beside, lambda rows: rows == 4, is_ahead=True)
-    busy_s = median(
-        sum(s.end_s - s.start_s for s in r.run.work.steps if s.is_ahead) for r in beside
-    )
-    slower_s = median(r.verify_s for r in beside) - sizes[draft_length + 1]
+    busy_s = fmean(sum(s.end_s - s.start_s for s in r.run.work.steps if s.is_ahead) for r in beside)
+    slower_s = fmean(r.verify_s for r in beside) - sizes[draft_length + 1]
     return OverlapCosts(
         table,
         row_s=max(0.0, (four_s - one_s) / 3.0),
@@ -105,11 +123,23 @@ def overlap_costs(rounds: Rounds, draft_length: int) -> OverlapCosts:
     )
 
 
+def _pass_sizes(reports: Sequence[RoundReport]) -> dict[int, float]:
+    """Seconds of a pass by its tokens, where some were measured."""
+    by_size: dict[int, list[float]] = defaultdict(list)
+    for report in reports:
+        by_size[report.num_checked + 1].append(report.verify_s)
+    known = {size: times for size, times in by_size.items() if len(times) > 2}
+    medians = {size: median(times) for size, times in known.items()}
+    expected_s = sum(medians[size] * len(times) for size, times in known.items())
+    raised = sum(map(sum, known.values())) / expected_s
+    return {size: raised * value for size, value in medians.items()}
+
+
 def _step_s(
     reports: Sequence[RoundReport], is_counted: Callable[[int], bool], is_ahead: bool
 ) -> float:
-    """The median step of a kind."""
-    return median(
+    """The mean step of a kind."""
+    return fmean(
         step.end_s - step.start_s
         for report in reports
         for step in report.run.work.steps
