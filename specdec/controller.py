@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from specdec.calibration import Calibration, Calibrator
+from specdec.calibration import Calibrator
 from specdec.costs import Costs, CostTable
 from specdec.outlook import Outlook
 from specdec.overlap import OFF, OverlapChoice
 from specdec.pacing import RunningRate
 from specdec.planning import PassPlan, Turn
-from specdec.probing import Allowance, Probing, SharedProbing
-from specdec.stopping import AdaptivePlan, AdaptiveStopping, FixedPlan, FixedStopping, even_share
+from specdec.probing import Allowance, Probing, probe_interval
+from specdec.sharing import even_share
+from specdec.slot_state import SlotState
+from specdec.stopping import AdaptivePlan, AdaptiveStopping, FixedPlan, FixedStopping
+from specdec.together import Rule, Together
 from specdec.types import DraftRun, RoundReport, SamplingParams
 
 _NUM_POSITIONS = 4  # with odds of their own; the last holds from there on
-_BIAS_GAIN, _BIAS_LEAK = 0.15, 0.02  # of a sequence's own bias, per verdict
-_EXPLORED_TOKENS = 2  # drafted to find out what drafting costs
 _IDLE = FixedStopping(0)
 _SETTLED, _COSTS_KEPT = 100, 4  # after so many rounds a table of costs serves so many
 
@@ -53,28 +54,6 @@ class FixedLength:
         """Nothing is kept."""
 
 
-@dataclass(slots=True)
-class _Slot:
-    """What is kept of one running sequence."""
-
-    calibrator: Calibrator
-    outlook: Outlook
-    margin_scale: float
-    rate: RunningRate
-    probing: Probing
-    calibration: Calibration  # that the last plan was made with
-    costs: CostTable | None = None  # of the last plan, as they are to this sequence
-    num_checked: int = 0  # in the last round
-    is_asked: bool = False  # the drafter, this round
-    own_bias: float = 0.0  # by how much this text is easier than others, in logits
-    has_drafted: bool = False  # in the last round, so the drafter is not behind
-
-    def learn(self, confidence: float, index: int, is_hit: bool) -> None:
-        """One verdict of the target, for all sequences and for this one."""
-        error = self.calibrator.observe(confidence, self.margin_scale, index, is_hit, self.own_bias)
-        self.own_bias = (1 - _BIAS_LEAK) * self.own_bias + _BIAS_GAIN * error
-
-
 class AdaptiveLength:
     """Drafts and checks what pays, at measured costs and calibrated odds; may stop drafting.
 
@@ -93,12 +72,11 @@ class AdaptiveLength:
         self._max_draft_length = max_draft_length
         self._calibrators: dict[bool, Calibrator] = {}  # by whether sampling is greedy
         self._outlooks: dict[bool, Outlook] = {}
-        self._slots: dict[int, _Slot] = {}
+        self._slots: dict[int, SlotState] = {}
         self._last_rate = RunningRate()
         self._allowance = Allowance()
-        self._probing = SharedProbing()
         self._num_rounds = 0
-        self._num_resting = 0  # passes of several to come that no rules are made for
+        self._together = Together(max_draft_length)
         self._table: CostTable | None = None  # that plans are made with
         self._table_age = 0  # in rounds
 
@@ -115,88 +93,49 @@ class AdaptiveLength:
         outlook = self._outlooks[is_greedy] = last.for_new_text()
         scale = 1.0 if is_greedy else sampling.temperature
         self._table = None  # another text, another context
-        self._slots[slot] = _Slot(
-            calibrator,
-            outlook,
-            scale,
-            self._last_rate.carried(),
-            Probing(),
-            calibrator.snapshot(scale),
-        )
+        rate = self._last_rate.carried()
+        self._slots[slot] = SlotState(calibrator, outlook, scale, rate, Probing())
 
     def plan(self, turns: Sequence[Turn], max_tokens: int) -> PassPlan:
         """The plan of one pass; fixed lengths of 0 where drafting does not pay."""
         num_sequences = len(turns)
         costs = self._cost_table(turns)
+        for turn in turns:
+            self._slots[turn.slot].is_asked = False
         if costs is None or self._costs.is_plain_due(num_sequences):
-            for turn in turns:
-                self._slots[turn.slot].is_asked = False
             # a plain pass tells what all else is compared with
-            return FixedPlan((FixedStopping(0),) * num_sequences)
+            return FixedPlan((_IDLE,) * num_sequences)
         own_rates = sum(self._slots[turn.slot].rate.tokens_per_s for turn in turns)
         plain_s = costs.pass_s[num_sequences] + costs.other_s
         rate = max(num_sequences / plain_s, own_rates)  # plain decoding can always be had
-        num_checked = sum(self._slots[turn.slot].num_checked for turn in turns)
-        explorer = self._explorer(turns, costs, rate)
-        rules: list[AdaptiveStopping | FixedStopping] = []
-        num_spent = 0.0
-        for turn in turns:
-            state = self._slots[turn.slot]
-            if explorer not in (None, turn.slot):
-                state.is_asked = False
-                rules.append(_IDLE)
-                continue
-            state.costs = costs.beside(num_sequences - 1 + num_checked - state.num_checked)
-            longest = turn.longest if explorer is None else min(turn.longest, _EXPLORED_TOKENS)
-            longest = min(longest, self._max_draft_length, state.costs.longest_run)
-            length = self._allowance.longest_run(state.costs, longest, num_spent)
-            rule = self._rule(state, length, rate, _num_endings(self._overlap, turns))
-            num_spent += state.costs.price(rule.max_length, rule.max_length) / num_sequences
-            rules.append(rule)
-        if explorer is None and num_sequences > 1 and not any(rule.max_length for rule in rules):
-            self._num_resting = _COSTS_KEPT  # odds change by drafting alone: time to save
-        return AdaptivePlan(tuple(rules), costs, rate, min(max_tokens, len(costs.pass_s) - 1))
+        most = min(max_tokens, len(costs.pass_s) - 1)
+        states = [self._slots[turn.slot] for turn in turns]
+        rules: list[Rule] = []
+        if num_sequences == 1:
+            rules.append(self._rule_alone(turns[0], costs, rate))
+        else:
+            costs = replace(costs, pass_s=costs.pass_s[: most + 1])
+            left_s = self._allowance.left_s(costs)
+            rules += self._together.rules(turns, states, costs, rate, left_s)
+        for state, rule in zip(states, rules, strict=True):
+            state.is_asked = rule.max_length > 0
+        return AdaptivePlan(tuple(rules), costs, rate, most)
 
-    def _explorer(self, turns: Sequence[Turn], costs: CostTable, rate: float) -> int | None:
-        """The slot that alone of several may draft: to learn a cost, or where nothing pays.
-
-        No token is worth more than one: where each takes longer, odds need not be asked. Nor need
-        they where they have just been asked in vain.
-        """
-        if len(turns) == 1:
-            return None
-        self._num_resting = max(self._num_resting - 1, 0)
-        can_pay = costs.least_token_s < 1.0 / rate and self._num_resting == 0
-        if self._costs.draft.is_known and can_pay:
-            return None
-        states = [(self._slots[turn.slot], turn.slot) for turn in turns]
-        begun = (slot for state, slot in states if state.has_drafted or state.is_asked)
-        return next(begun, turns[self._num_rounds % len(turns)].slot)
-
-    def _rule(self, state: _Slot, length: int, rate: float, num_endings: int) -> AdaptiveStopping:
-        """The rule for one run, at what passes cost to this sequence."""
-        assert state.costs is not None, "the plan has just set them"
-        costs = state.costs
-        state.calibration = state.calibrator.snapshot(state.margin_scale, state.own_bias)
-        odds = state.outlook.odds(state.calibration, length)
-        rule = AdaptiveStopping(
-            max_length=length,
-            min_length=0,
-            calibration=state.calibration,
-            odds=odds,
-            mean_probability=tuple(sum(p * share for p, share in pairs) for pairs in odds),
-            costs=costs,
-            rate=rate,
-            num_endings=num_endings,
-        )
+    def _rule_alone(self, turn: Turn, costs: CostTable, rate: float) -> AdaptiveStopping:
+        """The rule for a sequence that has the pass for itself."""
+        state = self._slots[turn.slot]
+        state.costs = costs
+        longest = min(turn.longest, self._max_draft_length, costs.longest_run)
+        length = self._allowance.longest_run(costs, longest)
+        num_endings = self._overlap.num_endings
+        rule = state.prospect(length).rule(length, costs, rate, num_endings)
         waited_share = self._overlap.waited_share if num_endings != OFF else 1.0
         expected = replace(rule, costs=costs.with_draft_share(waited_share))
-        if rule.max_length > 0 and not expected.should_continue(()):
+        if length > 0 and not expected.should_continue(()):
             # a first probe costs more than drafting does: the drafter has a prompt to catch up with
             is_second = state.has_drafted and not self._costs.draft.is_known
-            is_probe = is_second or self._probing.is_due(state.probing, costs)
-            rule = replace(rule, min_length=is_probe, max_length=rule.max_length * is_probe)
-        state.is_asked = rule.max_length > 0
+            is_probe = is_second or state.probing.is_due(probe_interval(costs.price(1, 1)))
+            rule = replace(rule, min_length=is_probe, max_length=length * is_probe)
         return rule
 
     def _cost_table(self, turns: Sequence[Turn]) -> CostTable | None:
@@ -218,17 +157,18 @@ class AdaptiveLength:
         elapsed_s = verify_s + other_s + sum(report.draft_s for report in rounds)
         num_tokens = sum(report.num_checked + 1 for report in rounds)
         position = _mean_position([report.run for report in rounds])
+        if len(reports) > 1:
+            is_asked = any(self._slots[slot].is_asked for slot in reports)
+            self._together.observe(rounds, is_asked, self._table)
         self._account(rounds, num_tokens, verify_s)
-        self._probing.observe_pass()
         self._costs.observe_pass(num_tokens, position, verify_s)
         self._costs.observe_other(other_s)
         if all(self._slots[slot].is_asked for slot in reports):
             _observe_overlap(self._overlap, reports)
+        self._learn_draft_cost(reports)
         for slot, report in reports.items():
             state = self._slots[slot]
-            if len(reports) > 1 and state.is_asked:
-                state.probing.observe_asked(len(report.run.token_ids) > 0)
-            self._learn(state, report, elapsed_s)
+            state.observe(report, elapsed_s)
 
     def _account(self, rounds: Collection[RoundReport], num_tokens: int, verify_s: float) -> None:
         """Charge a pass to the allowance, before its time is learned from."""
@@ -241,28 +181,20 @@ class AdaptiveLength:
         if is_hope:
             self._table = None
 
-    def _learn(self, state: _Slot, report: RoundReport, elapsed_s: float) -> None:
-        """Learn from one sequence's round; `elapsed_s` is the whole pass's."""
-        run, num_checked = report.run, report.num_checked
-        num_drafted, num_accepted = len(run.token_ids), len(report.acceptance.accepted)
-        if state.is_asked:
-            self._learn_draft_cost(state, report)
-        state.has_drafted = num_drafted > 0
-        state.num_checked = num_checked
-        state.outlook.observe(run.confidences, state.margin_scale)
-        for index in range(min(num_checked, num_accepted + 1)):
-            state.learn(run.confidences[index], index, index < num_accepted)
-        if num_checked and state.costs is not None:
-            state.probing.observe(num_accepted >= state.costs.price(num_drafted, num_checked))
-        state.rate.observe(num_accepted + 1, elapsed_s)
-
-    def _learn_draft_cost(self, state: _Slot, report: RoundReport) -> None:
-        """Learn from the tokens that were waited for; a run that was too late was dear, too."""
-        num_waited_for = len(report.run.token_ids) - report.run.work.num_ready
-        if num_waited_for > 0 and state.has_drafted:
-            self._costs.observe_draft(num_waited_for, report.draft_s)
-        elif not report.run.token_ids and report.draft_s > self._costs.draft.step_s:
-            self._costs.observe_draft(1, report.draft_s)
+    def _learn_draft_cost(self, reports: Mapping[int, RoundReport]) -> None:
+        """Learn from the tokens that were waited for; runs that were too late were dear, too."""
+        asked = [(self._slots[slot], report.run) for slot, report in reports.items()]
+        asked = [(state, run) for state, run in asked if state.is_asked]
+        draft_s = sum(report.draft_s for report in reports.values())
+        waited_for = [len(run.token_ids) - run.work.num_ready for _, run in asked]
+        unread = [run.position for state, run in asked if not state.is_read]
+        if unread and len(reports) > 1:
+            self._costs.observe_reading(sum(unread), waited_for, draft_s)
+        elif max(waited_for, default=0) > 0:
+            if all(state.has_drafted for state, run in asked if run.token_ids):
+                self._costs.observe_draft([count for count in waited_for if count > 0], draft_s)
+        elif not any(run.token_ids for _, run in asked) and draft_s > self._costs.draft.step_s:
+            self._costs.observe_draft([1], draft_s)
 
     def close(self, slot: int) -> None:
         """Keep the sequence's rate for the next to start from."""

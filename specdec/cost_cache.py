@@ -63,9 +63,11 @@ def load_costs(directory: Path, key: CostKey, costs: Costs) -> str:
         slope_s, other_s = _number(passes["slope_s"]), _number(saved["other_s"])
         fixed_s, step_s = _number(saved["draft_fixed_s"]), saved["draft_step_s"]
         step_s = None if step_s is None else _number(step_s)
+        row_s = None if saved["draft_row_s"] is None else _number(saved["draft_row_s"])
+        read_s = _number(saved["draft_read_s"])
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"ignoring {path.name}: not costs as this version saves them; they are learned anew"
-    costs.restore(sizes, slope_s, fixed_s, step_s, other_s)
+    costs.restore(sizes, slope_s, fixed_s, step_s, other_s, row_s, read_s)
     return ""
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from specdec.types import Drafter, DraftRun, SamplingParams, StoppingRule
 
-_FADED = 32  # rounds without drafting
+FADED_ROUNDS = 32  # without drafting, before a sequence is forgotten
 _MOST_TRIES = 8  # runs of K = 0 before a drafter is taken to have none, not to be reading
 
 
@@ -56,7 +56,7 @@ class LateOpening:
         if not state.is_open:
             return
         state.num_idle += 1
-        if state.num_idle > _FADED:
+        if state.num_idle > FADED_ROUNDS:
             self._forget(slot, state)
         else:
             self._drafter.confirm(slot, token_ids)

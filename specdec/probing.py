@@ -15,7 +15,7 @@ _PROMISE_KEPT, _LEAST_PROMISE = 0.7, 0.4
 _PROBE_INTERVALS = (4, 100)  # rounds: least and most between two probes
 _FIRST_PASSES = 1.2  # that a start may lose
 _PASSES_PER_PASS = 0.008  # that may be lost in the long run
-_MOST_TRIES = 8  # of a probe that gets no run, for the drafter has to read the text first
+MOST_TRIES = 8  # of a probe that gets no run, for the drafter has to read the text first
 _MOST_PASSES = 20.0  # put by for bad luck: enough for any odds that are right on average
 
 
@@ -33,12 +33,12 @@ class Probing:
     @property
     def is_promising(self) -> bool:
         """Whether one of the last probes has paid, or is still to come."""
-        return self._promise > _LEAST_PROMISE or 0 < self._num_tries < _MOST_TRIES
+        return self._promise > _LEAST_PROMISE or 0 < self._num_tries < MOST_TRIES
 
-    def is_due(self, costs: CostTable) -> bool:
-        """Whether this plain round should be a probe; called once per such round."""
-        self._num_waited += 1
-        if self.is_promising or self._num_waited >= _interval(costs):
+    def is_due(self, interval: float, num_rounds: int = 1) -> bool:
+        """Whether this plain round should be a probe; so many came since this was asked."""
+        self._num_waited += num_rounds
+        if self.is_promising or self._num_waited >= interval:
             self._num_waited = 0
             return True
         return False
@@ -52,26 +52,6 @@ class Probing:
         self._num_tries = 0 if has_come else self._num_tries + 1
 
 
-class SharedProbing:
-    """Lets one sequence of a pass probe at a time, so that together they spend no more than one."""
-
-    def __init__(self) -> None:
-        self._num_waited = _PROBE_INTERVALS[1]
-
-    def is_due(self, own: Probing, costs: CostTable) -> bool:
-        """Whether this sequence's plain round should be a probe."""
-        if costs.num_sequences > 1 and self._num_waited < _interval(costs):
-            return own.is_promising and own.is_due(costs)
-        if own.is_due(costs):
-            self._num_waited = 0
-            return True
-        return False
-
-    def observe_pass(self) -> None:
-        """A pass is over."""
-        self._num_waited += 1
-
-
 class Allowance:
     """How many plain passes' worth drafting may still lose against plain decoding.
 
@@ -83,16 +63,16 @@ class Allowance:
     def __init__(self) -> None:
         self._num_passes = _FIRST_PASSES
 
-    def longest_run(self, costs: CostTable, longest: int, num_spent: float) -> int:
-        """The longest run, at most `longest`, that could be lost whole; 0 is a plain round.
-
-        `num_spent` is what the other runs of the same pass could lose.
-        """
-        left = (self._num_passes - num_spent) * costs.num_sequences
+    def longest_run(self, costs: CostTable, longest: int) -> int:
+        """The longest run, at most `longest`, that could be lost whole; 0 is a plain round."""
         for length in range(longest, 0, -1):
-            if costs.price(length, length) <= left:
+            if costs.price(length, length) <= self._num_passes * costs.num_sequences:
                 return length
         return 0
+
+    def left_s(self, costs: CostTable) -> float:
+        """What a pass of several may lose, in seconds."""
+        return max(self._num_passes, 0.0) * (costs.pass_s[costs.num_sequences] + costs.other_s)
 
     def observe(self, reports: Collection[RoundReport], costs: CostTable, pass_s: float) -> None:
         """Count a pass that took `pass_s`, and what its drafting cost or gained.
@@ -102,18 +82,17 @@ class Allowance:
         """
         num_sequences = len(reports)
         plain_s = costs.pass_s[num_sequences] + costs.other_s
-        num_tokens, draft_s = 0, 0.0
-        for report in reports:
-            num_waited_for = len(report.run.token_ids) - report.run.work.num_ready
-            num_tokens += len(report.acceptance.accepted) + 1
-            draft_s += costs.draft_s(num_waited_for)
+        num_tokens = sum(len(report.acceptance.accepted) + 1 for report in reports)
+        waited_for = [len(r.run.token_ids) - r.run.work.num_ready for r in reports]
+        longest = max(waited_for)
+        draft_s = costs.draft_s(longest) + (sum(waited_for) - longest) * costs.draft_row_s
         if num_sequences > 1:
             draft_s = min(sum(report.draft_s for report in reports), draft_s + plain_s)
         num_gained = num_tokens / num_sequences - (pass_s + draft_s + costs.other_s) / plain_s
         self._num_passes = min(self._num_passes + num_gained + _PASSES_PER_PASS, _MOST_PASSES)
 
 
-def _interval(costs: CostTable) -> float:
-    """Passes between two probes, by what one costs."""
+def probe_interval(price: float) -> float:
+    """Rounds between two probes, by what one costs in plain rounds."""
     least, most = _PROBE_INTERVALS
-    return min(max(costs.price(1, 1) / costs.num_sequences / _PROBE_SHARE, least), most)
+    return min(max(price / _PROBE_SHARE, least), most)

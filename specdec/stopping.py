@@ -10,13 +10,13 @@ fail: T has steps, and on a step's plateau further tokens are almost free.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
 from specdec.calibration import Calibration
 from specdec.costs import CostTable
+from specdec.sharing import Stakes, share_budget
 from specdec.types import DraftRun
 
 _LEAST_PATIENCE_S = 0.002  # less than what a busy system may take to wake a process
@@ -38,14 +38,6 @@ class FixedStopping:
     def num_to_check(self, run: DraftRun) -> int:
         """The whole run."""
         return min(len(run.token_ids), self.max_length)
-
-
-@dataclass(frozen=True, slots=True)
-class Stakes:
-    """What a run has to win: S_1, S_2, ..., never rising; `least` tokens are checked anyway."""
-
-    survival: tuple[float, ...] = ()
-    least: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,51 +151,3 @@ class AdaptivePlan:
             for rule, run in zip(self.rules, runs, strict=True)
         ]
         return share_budget(stakes, self.costs, self.rate, self.max_tokens)
-
-
-def share_budget(
-    stakes: Sequence[Stakes], costs: CostTable, rate: float, max_tokens: int
-) -> tuple[int, ...]:
-    """How many draft tokens of each sequence one common pass should check.
-
-    Args:
-        stakes: of each sequence.
-        costs: of passes up to `max_tokens`.
-        rate: of all sequences together, tokens per second.
-        max_tokens: most tokens in the pass; each sequence's last confirmed token is one of them.
-
-    Tokens enter by their survival, the best of all sequences first, so a sequence's own enter in
-    order; of all these stages the most valuable wins, which no step of T can hide.
-    """
-    lengths = even_share([stake.least for stake in stakes], max_tokens - len(stakes))
-    num_tokens = len(stakes) + sum(lengths)
-    assert num_tokens <= max_tokens < len(costs.pass_s), "every sequence feeds one token at least"
-    waiting = [
-        (-stake.survival[length], i)
-        for i, (stake, length) in enumerate(zip(stakes, lengths, strict=True))
-        if length < len(stake.survival)
-    ]
-    heapq.heapify(waiting)
-    total, best = 0.0, (-rate * costs.pass_s[num_tokens], tuple(lengths))
-    while waiting and num_tokens < max_tokens:
-        loss, i = heapq.heappop(waiting)
-        total -= loss
-        num_tokens += 1
-        lengths[i] += 1
-        if lengths[i] < len(stakes[i].survival):
-            heapq.heappush(waiting, (-stakes[i].survival[lengths[i]], i))
-        value = total - rate * costs.pass_s[num_tokens]
-        if value > best[0]:
-            best = (value, tuple(lengths))
-    return best[1]
-
-
-def even_share(wanted: Sequence[int], room: int) -> list[int]:
-    """As much of each number as fits into `room` together, token by token in turn."""
-    shares = [0] * len(wanted)
-    while room > 0 and any(share < want for share, want in zip(shares, wanted, strict=True)):
-        for i, want in enumerate(wanted):
-            if shares[i] < want and room > 0:
-                shares[i] += 1
-                room -= 1
-    return shares

@@ -11,7 +11,7 @@ from specdec.controller import AdaptiveLength, FixedLength
 from specdec.costs import Costs, CostTable
 from specdec.planning import Controller, Turn
 from specdec.rounds import PassTimes
-from specdec.stopping import even_share
+from specdec.sharing import even_share
 from specdec.traces import Trace
 from specdec.types import Acceptance, DraftRun, RoundReport, SamplingParams, StoppingRule
 

@@ -26,7 +26,8 @@ from specdec.engine import Engine
 from specdec.planning import Controller
 from specdec.replay import Noise, clairvoyant_s, no_noise, replay, total_s
 from specdec.requests import GenerationDefaults
-from specdec.stopping import AdaptiveStopping, Stakes, share_budget
+from specdec.sharing import Stakes, share_budget
+from specdec.stopping import AdaptiveStopping
 from specdec.traces import Trace
 from specdec.types import DraftRun
 

@@ -220,7 +220,7 @@ def learned() -> Costs:
     costs = Costs(16)
     feed(costs.passes, many_sizes(300))
     for steps in (1, 4, 8, 2, 6):
-        costs.observe_draft(steps, 0.001 + 0.002 * steps)
+        costs.observe_draft([steps], 0.001 + 0.002 * steps)
         costs.observe_other(0.0005)
     return costs
 

@@ -4,7 +4,7 @@ import pytest
 from batch_fakes import PLAIN, SeededVerifier, engine, prompts, results, what
 from fakes import RuleDrafter
 
-from specdec.late_opening import _FADED, _MOST_TRIES, LateOpening
+from specdec.late_opening import _MOST_TRIES, FADED_ROUNDS, LateOpening
 from specdec.types import DraftRun, SamplingParams, StoppingRule
 
 GREEDY = SamplingParams()
@@ -69,13 +69,13 @@ def test_a_sequence_that_is_not_drafted_for_any_more_is_forgotten_until_it_is() 
     late = LateOpening(drafter)
     late.open(0, [5, 6, 7], GREEDY)
     late.take(0, 3, 4, 1.0)
-    for _ in range(_FADED + 1):
+    for _ in range(FADED_ROUNDS + 1):
         assert 0 in drafter.tokens
         late.confirm(0, [8])
     assert not drafter.tokens
     late.confirm(0, [8])
-    assert late.take(0, 3 + _FADED + 2, 4, 1.0).token_ids
-    assert len(drafter.tokens[0]) == 3 + _FADED + 2
+    assert late.take(0, 3 + FADED_ROUNDS + 2, 4, 1.0).token_ids
+    assert len(drafter.tokens[0]) == 3 + FADED_ROUNDS + 2
 
 
 def test_while_a_drafter_reads_one_text_it_is_told_of_no_other() -> None:

@@ -133,7 +133,7 @@ def test_costs_kept_by_a_run_and_measured_by_the_benchmark_are_read(tmp_path: Pa
     for _ in range(12):
         costs.observe_pass(1, 256, 0.010)
         costs.observe_pass(4, 256, 0.016)
-        costs.observe_draft(3, 0.003)
+        costs.observe_draft([3], 0.003)
     key = CostKey("device", "w4a8", "hash", "cpu", "processor")
     assert save_costs(tmp_path, key, costs)
     kept = read_costs(next(tmp_path.glob("*.json")))

@@ -17,7 +17,7 @@ from specdec.calibration import Calibration
 from specdec.controller import AdaptiveLength
 from specdec.costs import Costs, CostTable
 from specdec.outlook import Outlook
-from specdec.probing import Allowance, Probing, SharedProbing
+from specdec.probing import Allowance, Probing, probe_interval
 from specdec.replay import replay, total_s
 from specdec.types import Acceptance, DraftRun, RoundReport
 
@@ -55,13 +55,13 @@ def test_luck_put_by_is_spent_but_no_more() -> None:
     costs, allowance = steep_costs(), Allowance()
     lucky = RoundReport(DraftRun(3), 2, Acceptance((1, 2), 3, is_bonus=True), (1, 2, 3), 0, 0, 0)
     unlucky = replace(lucky, acceptance=Acceptance((), 3, is_bonus=False), emitted=(3,))
-    assert allowance.longest_run(costs, 15, 0.0) == 1
+    assert allowance.longest_run(costs, 15) == 1
     for _ in range(1000):
         allowance.observe([lucky], costs, costs.plain_s)  # two tokens more than plain
-    assert allowance.longest_run(costs, 15, 0.0) == 15
+    assert allowance.longest_run(costs, 15) == 15
     for _ in range(50):
         allowance.observe([unlucky], costs, 1.5 * costs.plain_s)
-    assert allowance.longest_run(costs, 15, 0.0) == 0
+    assert allowance.longest_run(costs, 15) == 0
 
 
 def test_sequences_that_wait_for_late_runs_are_charged_for_it() -> None:
@@ -73,21 +73,21 @@ def test_sequences_that_wait_for_late_runs_are_charged_for_it() -> None:
         allowance = Allowance()
         for _ in range(2):
             allowance.observe([report, report], costs, costs.pass_s[2])
-        lengths.append(allowance.longest_run(costs, 15, 0.0))
+        lengths.append(allowance.longest_run(costs, 15))
     assert lengths[0] > 0 == lengths[1]
 
 
 def test_a_probe_that_gets_no_run_is_made_again_but_not_for_ever() -> None:
-    costs, shared, own = replace(steep_costs(), num_sequences=4), SharedProbing(), Probing()
-    assert shared.is_due(own, costs)
+    probing, interval = Probing(), probe_interval(price=0.5)
+    assert interval == 50.0 and probing.is_due(interval)
     for _ in range(3):
-        own.observe_asked(has_come=False)
-        assert shared.is_due(own, costs) and not shared.is_due(Probing(), costs)
-    own.observe_asked(has_come=True)
-    assert not shared.is_due(own, costs)
+        probing.observe_asked(has_come=False)
+        assert probing.is_due(interval)
+    probing.observe_asked(has_come=True)
+    assert not probing.is_due(interval)
     for _ in range(100):
-        own.observe_asked(has_come=False)
-    assert not shared.is_due(own, costs)
+        probing.observe_asked(has_come=False)
+    assert not probing.is_due(interval) and probing.is_due(interval, num_rounds=50)
 
 
 def test_an_outlook_follows_margins_and_meets_new_texts_half_way() -> None:

@@ -12,7 +12,7 @@ from specdec.checkpoint import Checkpoint
 from specdec.config import Config
 from specdec.cost_cache import CostKey, load_costs, processor_name, save_costs
 from specdec.costs import Costs
-from specdec.load.stopwatch import draft_step_s, pass_times_s
+from specdec.load.stopwatch import draft_read_s, draft_step_s, pass_times_s
 from specdec.planning import RoundRecorder
 from specdec.types import Drafter, RoundReport, SamplingParams, Verifier
 
@@ -89,7 +89,9 @@ class CostBook:
             self._pass_s = self._pass_s or pass_times_s(self._verifier, self._bos_id, self._most)
             costs = self._unknown()
             levels = {size: (time_s, 0.0, _TIMED_SAMPLES) for size, time_s in self._pass_s.items()}
-            costs.restore(levels, 0.0, 0.0, draft_step_s(drafter, self._bos_id), 0.0)
+            step_s = draft_step_s(drafter, self._bos_id)
+            read_s = draft_read_s(drafter, self._bos_id)
+            costs.restore(levels, 0.0, 0.0, step_s, 0.0, draft_read_s=read_s)
             self._timed[drafter.device] = costs
         return self._timed[drafter.device]
 

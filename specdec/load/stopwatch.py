@@ -12,6 +12,7 @@ _GREEDY = SamplingParams()
 _SLOT = 0
 _TIMED_SIZES = (1, 2, 4, 8, 16)  # where the target pads passes to no sizes
 _TIMED_STEPS = 4
+_READ_TOKENS = 16
 _PATIENCE_S = 60.0
 _MOST_TIMES = 8
 _SLOW_S = 0.1  # what has taken so long in all is not timed again, but for
@@ -32,6 +33,20 @@ def draft_step_s(drafter: Drafter, bos_id: int) -> float:
 
     step_s()
     return _least(step_s)
+
+
+def draft_read_s(drafter: Drafter, bos_id: int) -> float:
+    """Seconds per token that the caller waits while a drafter reads a new sequence.
+
+    Next to none where that goes on in a process of its own; its answer is not waited for.
+    """
+    tokens = [bos_id] * _READ_TOKENS
+    start = time.perf_counter()
+    drafter.open(_SLOT, tokens, _GREEDY)
+    drafter.take(_SLOT, len(tokens), 1, 0.0)
+    elapsed_s = time.perf_counter() - start
+    drafter.close(_SLOT)
+    return elapsed_s / len(tokens)
 
 
 def pass_times_s(verifier: Verifier, bos_id: int, most: int) -> dict[int, float]:
