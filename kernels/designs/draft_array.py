@@ -11,11 +11,16 @@ knows no model. write_manifest.py runs it without a compiler; run by itself it p
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from aie.iron import Buffer, Kernel, ObjectFifo, Program, Runtime, Worker
 from aie.iron.controlflow import range_
 from aie.iron.device import NPU1, Tile
 from aie.iron.placers import SequentialPlacer
+
+if TYPE_CHECKING:
+    from aie.iron.dataflow import ObjectFifoHandle
 
 NUM_COLUMNS = 4
 FIRST_ROW = 2  # of the cores
@@ -40,7 +45,7 @@ PROGRAMS = {
 ARGUMENTS = {"weights": 1 << 20, "io": 1 << 20, "kv": 1 << 20}
 
 
-def words(count, dtype=np.int32):
+def words(count: int, dtype: type[np.generic] = np.int32) -> Any:
     """Type of a one-dimensional buffer."""
     return np.ndarray[(count,), np.dtype[dtype]]
 
@@ -51,13 +56,13 @@ gemv_memory_type = words(GEMV_MEMORY_WORDS)
 vector_memory_type = words(VECTOR_MEMORY_WORDS)
 
 
-def memory_buffer(array_type, name):
+def memory_buffer(array_type: Any, name: str) -> Buffer:
     """Memory that a program keeps; zeros mean that no message has begun."""
     (count,) = array_type.__args__[0]
     return Buffer(array_type, initial_value=np.zeros(count, np.int32), name=name)
 
 
-def gemv_kernels(binary):
+def gemv_kernels(binary: str) -> tuple[Kernel, Kernel]:
     """Step and emit of the products, from the program `binary`."""
     return (
         Kernel("gemv_core_step", binary, [element_type, gemv_memory_type, np.int32]),
@@ -65,7 +70,14 @@ def gemv_kernels(binary):
     )
 
 
-def gemv_body(elements, tiles, memory, step, emit, second):
+def gemv_body(
+    elements: ObjectFifoHandle,
+    tiles: ObjectFifoHandle,
+    memory: Buffer,
+    step: Kernel,
+    emit: Kernel,
+    second: int,
+) -> None:
     """Take an element, then send the tiles it has finished: word 0 of the memory counts them."""
     element = elements.acquire(1)
     step(element, memory, second)
@@ -77,8 +89,17 @@ def gemv_body(elements, tiles, memory, step, emit, second):
 
 
 def vector_body(
-    elements, tiles, rows, memory, vector_memory, step, emit, vector_step, vector_emit, second
-):
+    elements: ObjectFifoHandle,
+    tiles: ObjectFifoHandle,
+    rows: ObjectFifoHandle,
+    memory: Buffer,
+    vector_memory: Buffer,
+    step: Kernel,
+    emit: Kernel,
+    vector_step: Kernel,
+    vector_emit: Kernel,
+    second: int,
+) -> None:
     """The same for the products, and for everything between them."""
     element = elements.acquire(1)
     step(element, memory, second)
@@ -94,7 +115,7 @@ def vector_body(
     elements.release(1)
 
 
-def gemv_worker(column, row, elements, tiles):
+def gemv_worker(column: int, row: int, elements: ObjectFifo, tiles: ObjectFifo) -> Worker:
     """A core that multiplies."""
     memory = memory_buffer(gemv_memory_type, f"gemv_memory_{column}_{row}")
     second = (row - FIRST_ROW) % 2
@@ -103,7 +124,9 @@ def gemv_worker(column, row, elements, tiles):
     return Worker(gemv_body, arguments, placement=tile, stack_size=STACK_BYTES)
 
 
-def vector_worker(column, row, elements, tiles, rows):
+def vector_worker(
+    column: int, row: int, elements: ObjectFifo, tiles: ObjectFifo, rows: ObjectFifo
+) -> Worker:
     """A core that also does what stands between the products."""
     memory = memory_buffer(gemv_memory_type, f"gemv_memory_{column}_{row}")
     vector_memory = memory_buffer(vector_memory_type, f"vector_memory_{column}_{row}")
@@ -118,7 +141,9 @@ def vector_worker(column, row, elements, tiles, rows):
     return Worker(vector_body, arguments, placement=tile, stack_size=STACK_BYTES)
 
 
-def column_workers(column, inputs, joined, rows):
+def column_workers(
+    column: int, inputs: list[ObjectFifo], joined: ObjectFifo, rows: ObjectFifo
+) -> list[Worker]:
     """The four cores of a column and the memory tile that joins their tiles."""
     tiles = joined.prod().join(
         [TILE_WORDS * place for place in range(CORES_PER_COLUMN)],
@@ -136,8 +161,8 @@ def column_workers(column, inputs, joined, rows):
     return workers
 
 
-def draft_array():
-    """The program: all fifos and workers, and a sequence that names every shim channel once."""
+def draft_array() -> Any:
+    """The module: all fifos and workers, and a sequence that names every shim channel once."""
     inputs, joined, rows, workers = [], [], [], []
     for column in range(NUM_COLUMNS):
         inputs += [
