@@ -60,6 +60,8 @@ class _Sequence:
     token_ids: list[int]  # confirmed
     sampling: SamplingParams
     is_ahead_wanted: bool = False  # during the next pass
+    num_unasked: int = 0  # rounds since a run was wanted
+    untold: list[int] = field(default_factory=list)  # confirmed tokens kept back till one is
 
 
 @dataclass(slots=True)
@@ -105,9 +107,12 @@ class WorkerDrafter:
         self._tell(Open(slot, tuple(prompt_ids), sampling))
 
     def confirm(self, slot: int, token_ids: Sequence[int]) -> None:
-        """Append confirmed tokens; the worker begins the next run."""
-        self._sequences[slot].token_ids.extend(token_ids)
-        self._tell(Confirm(slot, tuple(token_ids)))
+        """Append confirmed tokens; the worker begins the next run, if it is wanted of late."""
+        sequence = self._sequences[slot]
+        sequence.token_ids.extend(token_ids)
+        sequence.untold.extend(token_ids)
+        if sequence.num_unasked < 2:  # then it has dropped what it drafted, and need not be woken
+            self._tell_rest(slot, sequence.num_unasked + 1)
 
     def take(
         self,
@@ -130,6 +135,7 @@ class WorkerDrafter:
         self._last_request_id += 1
         request_id = self._last_request_id
         self._sequences[slot].is_ahead_wanted = stopping is not None and stopping.num_endings > 0
+        self._tell_rest(slot, 0)
         self._wait = _Wait(request_id, time.monotonic() + self._settings.hang_timeout_s)
         self._tell(Take(slot, request_id, position, max_length, stopping))
         run = self._hear(deadline)
@@ -142,6 +148,7 @@ class WorkerDrafter:
     ) -> None:
         """Tell the worker what will be taken."""
         self._restart_if_due()
+        self._tell_rest(slot, 0)
         self._tell(Prepare(position, Wish(slot, max_length, stopping)))
 
     def in_flight(self, slot: int, run: DraftRun) -> None:
@@ -190,6 +197,7 @@ class WorkerDrafter:
         self._wait = _Wait(0, time.monotonic() + self._settings.start_timeout_s)
         self._process.channel.send(self._factory)
         for slot, sequence in self._sequences.items():
+            sequence.untold.clear()
             self._tell(Open(slot, tuple(sequence.token_ids), sequence.sampling))
 
     def _restart_if_due(self) -> None:
@@ -201,6 +209,14 @@ class WorkerDrafter:
                 self._start()
             except OSError as error:
                 self._fail(f"cannot be started ({error.strerror or error})")
+
+    def _tell_rest(self, slot: int, num_unasked: int) -> None:
+        """Tell the worker what was kept back of a sequence, after so many rounds unasked."""
+        sequence = self._sequences[slot]
+        sequence.num_unasked = num_unasked
+        if sequence.untold:
+            self._tell(Confirm(slot, tuple(sequence.untold)))
+            sequence.untold.clear()
 
     def _tell(self, command: Command) -> None:
         """Send a command, if there is a worker."""

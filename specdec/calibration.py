@@ -39,11 +39,20 @@ class Calibration:
         bias = self.biases[min(index, len(self.biases) - 1)]
         return _odds(self.weight * margin + bias)
 
+    def weighed(
+        self, shares: Sequence[tuple[float, float]], index: int
+    ) -> list[tuple[float, float]]:
+        """Of pairs of a margin in logits and its share: the margin's probability and its share."""
+        weight, bias = self.weight, self.biases[min(index, len(self.biases) - 1)]
+        return [(_odds(weight * margin + bias), share) for margin, share in shares]
+
     def survival(self, confidences: Sequence[float]) -> list[float]:
         """S_1 .. S_K: the probability that the run is accepted at least so far."""
-        survival, reached = [], 1.0
+        weight, scale, biases = self.weight, self.margin_scale, self.biases
+        survival, reached, last = [], 1.0, len(biases) - 1
         for index, confidence in enumerate(confidences):
-            reached *= self.probability(confidence, index)
+            bias = biases[index] if index < last else biases[last]
+            reached *= _odds(weight * scaled(confidence, scale) + bias)
             survival.append(reached)
         return survival
 
@@ -121,9 +130,14 @@ class Calibrator:
 
 def scaled(confidence: float, margin_scale: float) -> float:
     """A confidence in logits, capped."""
-    return min(confidence * margin_scale, _MAX_MARGIN)
+    margin = confidence * margin_scale
+    return margin if margin < _MAX_MARGIN else _MAX_MARGIN
 
 
 def _odds(logit: float) -> float:
     """The probability of a logit, never quite 0 or 1."""
-    return 1.0 / (1.0 + exp(-min(max(logit, -_MAX_LOGIT), _MAX_LOGIT)))
+    if logit > _MAX_LOGIT:
+        logit = _MAX_LOGIT
+    elif logit < -_MAX_LOGIT:
+        logit = -_MAX_LOGIT
+    return 1.0 / (1.0 + exp(-logit))

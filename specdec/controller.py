@@ -130,7 +130,9 @@ class AdaptiveLength:
         num_endings = self._overlap.num_endings
         rule = state.prospect(length).rule(length, costs, rate, num_endings)
         waited_share = self._overlap.waited_share if num_endings != OFF else 1.0
-        expected = replace(rule, costs=costs.with_draft_share(waited_share))
+        expected = rule
+        if waited_share != 1.0:
+            expected = replace(rule, costs=costs.with_draft_share(waited_share))
         if length > 0 and not expected.should_continue(()):
             # a first probe costs more than drafting does: the drafter has a prompt to catch up with
             is_second = state.has_drafted and not self._costs.draft.is_known

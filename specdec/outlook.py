@@ -36,7 +36,7 @@ class Outlook:
     def odds(self, calibration: Calibration, length: int) -> Odds:
         """For each of `length` positions: pairs of a probability of acceptance and its share."""
         return tuple(
-            tuple((calibration.probability_of(mean, index), share) for mean, share in shares)
+            tuple(calibration.weighed(shares, index))
             for index, shares in enumerate(self._shares[:length])
         )
 

@@ -13,6 +13,7 @@ For a pass that samples, also
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -27,6 +28,7 @@ _HEADER_WORDS = 8
 _ROW_WORDS = 4
 _SEED = 2**64 - 1
 _INACTIVE = 0xFFFFFFFF  # position of a row that is padding
+RowGroup = tuple[int, int, int]  # first row, number of rows, first position
 SAMPLING_ROW = np.dtype([("floats", "<f4", 3), ("top_k", "<u4"), ("seed", "<u8", 2)])
 
 
@@ -39,20 +41,29 @@ class AttentionWork:
         self.grid = grid
         self.entries = entries
         self._grid_words = grid.view.view(np.uint32)
-        self._entry_words = entries.view.view(np.uint32).reshape(-1, 2)
+        self._grid_words[:] = (0, sizes.shape.num_kv_heads, 1)
+        self._entry_words = entries.view.view(np.uint32)
+        self._written: list[tuple[int, int, int]] | None = None  # rows, first chunk, end
 
-    def write(self, groups: NDArray[np.int64]) -> None:
-        """List the chunks that each group (first row, number of rows, first position) sees."""
-        first_rows, num_rows, positions = groups.T
-        chunk = self._sizes.attention_chunk
-        first_seen = np.maximum(0, positions - self._window + 1) if self._window else 0 * positions
-        first = first_seen // chunk
-        counts = (positions + num_rows - 1) // chunk - first + 1
-        group = np.arange(len(groups)).repeat(counts)
-        part = self._entry_words[: len(group)]
-        part[:, 0] = (first_rows | num_rows << 16)[group]
-        part[:, 1] = first[group] + _places(counts)
-        self._grid_words[:] = (len(group), self._sizes.shape.num_kv_heads, 1)
+    def write(self, groups: Sequence[RowGroup]) -> None:
+        """List the chunks that each group sees."""
+        chunk, window = self._sizes.attention_chunk, self._window
+        seen = [
+            (
+                first_row | num_rows << 16,
+                max(0, position - window + 1) // chunk if window else 0,
+                (position + num_rows - 1) // chunk + 1,
+            )
+            for first_row, num_rows, position in groups
+        ]
+        if seen == self._written:
+            return
+        entries = [
+            word for rows, start, end in seen for c in range(start, end) for word in (rows, c)
+        ]
+        self._entry_words[: len(entries)] = array("I", entries)
+        self._grid_words[0] = len(entries) // 2
+        self._written = seen
 
 
 class StepBuffer:
@@ -83,31 +94,25 @@ class StepBuffer:
         self._scores = device.memory.allocate(4 * sizes.pass_rows, MemoryKind.READBACK, "step")
         self.log_probs = self._scores.whole
         self._log_prob_floats = self.log_probs.view.view(np.float32)
-        words = self.rows.view.view(np.uint32)
-        self._header = words[:_HEADER_WORDS]
-        self._row_words = words[_HEADER_WORDS:].reshape(sizes.max_rows, _ROW_WORDS)
+        self._row_words = self.rows.view.view(np.uint32)
 
     def write(self, segments: Sequence[Segment], num_rows: int) -> int:
         """Lay segments out in rows 0, 1, ... and fill up to `num_rows` with padding rows.
 
         Returns how many rows at most share one read of the cache in attention.
         """
-        counts = np.array([len(segment.token_ids) for segment in segments])
-        places = np.array([(segment.slot, segment.position) for segment in segments])
-        of_row, count = np.arange(len(counts)).repeat(counts), int(counts.sum())
-        within = _places(counts)
-        placed = places[of_row]
-        placed[:, 1] += within
-        part = self._row_words[:count]
-        part[:, 0] = [token for segment in segments for token in segment.token_ids]
-        part[:, 1:3] = placed
-        part[:, 3] = np.arange(count) - within
-        padding = self._row_words[count:num_rows]
-        padding[:] = (0, 0, _INACTIVE, 0)
-        padding[:, 3] = np.arange(count, num_rows)
-        self._header[0] = count
-        group_rows = self._sizes.group_rows(counts.tolist())
-        groups = _row_groups(counts, places[:, 1], group_rows)
+        words = [0] * _HEADER_WORDS
+        row = 0
+        for segment in segments:
+            for index, token_id in enumerate(segment.token_ids):
+                words += (token_id, segment.slot, segment.position + index, row)
+            row += len(segment.token_ids)
+        words[0] = row
+        for padding in range(row, num_rows):
+            words += (0, 0, _INACTIVE, padding)
+        self._row_words[: len(words)] = array("I", words)
+        group_rows = self._sizes.group_rows([len(segment.token_ids) for segment in segments])
+        groups = list(_row_groups(segments, group_rows))
         self.local.write(groups)
         self.everything.write(groups)
         return group_rows
@@ -160,22 +165,12 @@ def cut_into_passes(segments: Iterable[Segment], num_rows: int) -> Iterator[list
         yield part
 
 
-def _row_groups(
-    counts: NDArray[np.int64], positions: NDArray[np.int64], group_rows: int
-) -> NDArray[np.int64]:
-    """Up to `group_rows` rows of a segment each: first row, number of rows, first position (G, 3).
-
-    Segments have `counts` rows and begin at `positions`.
-    """
-    num_groups = -(-counts // group_rows)
-    segment = np.arange(len(counts)).repeat(num_groups)
-    offsets = _places(num_groups) * group_rows
-    first_rows = (counts.cumsum() - counts)[segment] + offsets
-    sizes = np.minimum(group_rows, counts[segment] - offsets)
-    return np.stack((first_rows, sizes, positions[segment] + offsets), axis=1)
-
-
-def _places(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """0 .. counts[0] - 1, 0 .. counts[1] - 1, ..."""
-    starts = counts.cumsum() - counts
-    return np.arange(counts.sum()) - starts.repeat(counts)
+def _row_groups(segments: Iterable[Segment], group_rows: int) -> Iterator[RowGroup]:
+    """Up to `group_rows` rows of a segment each."""
+    row = 0
+    for segment in segments:
+        count = len(segment.token_ids)
+        for offset in range(0, count, group_rows):
+            num_rows = min(group_rows, count - offset)
+            yield row + offset, num_rows, segment.position + offset
+        row += count
