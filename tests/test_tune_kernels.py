@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from specdec.checkpoint import open_checkpoint
 from specdec.cli import main
 from target.cache import cache_dir
 from target.pass_sizes import PASS_ROWS
-from target.product_bench import ProductBench, speedup
+from target.product_bench import ProductBench, TimedProduct, speedup
 from target.product_search import search
 from target.product_space import Product, forms_of, is_legal, neighbours, other_forms
 from target.tuned_products import save_tuned, tuned_path, tuning_for
@@ -111,6 +112,9 @@ class FakeProduct:
 
     def run_s(self) -> float:
         return self.seconds
+
+    def settle(self) -> None:
+        pass
 
     def release(self) -> None:
         self.seconds = -1.0
@@ -224,3 +228,33 @@ def test_the_command_tunes_this_device_and_text_stays_the_same(
 def test_the_reference_has_no_kernels(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tune", "--kernels", "--set", "target.device=reference"]) == 2
     assert "has no kernels" in capsys.readouterr().err
+
+
+class Waking(TimedProduct):
+    """Takes three times as long until it has run for a while, on a clock of its own."""
+
+    def __init__(self, clock: list[float]) -> None:
+        self.clock = clock
+        self.num_runs = 0
+        super().__init__(None, self, 1, np.zeros(1, np.uint8))  # type: ignore[arg-type]
+
+    def run(self) -> None:
+        self.num_runs += 1
+        self.clock[0] += 0.03 if self.num_runs < 4 else 0.01
+
+
+def test_a_device_that_has_idled_is_woken_before_products_are_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    waking = Waking(clock)
+    waking.settle()
+    assert waking.num_runs > 4
+    assert waking.run_s() == pytest.approx(0.01)
+    num_runs = waking.num_runs
+    waking.settle()
+    assert waking.num_runs == num_runs + 1  # as fast as it was seen to be
+    waking.num_runs = 0
+    waking.settle()
+    assert waking.num_runs == 4
