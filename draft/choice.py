@@ -35,7 +35,10 @@ def rank_near_best(
     lowest = logits.max() - np.float32(_REACH * (sampling.temperature or 1.0))
     token_ids = np.flatnonzero(logits >= lowest)
     scores = perturbed_scores(logits[token_ids], position, sampling, token_ids)
-    order = np.argsort(-scores, kind="stable")[: max(count, 2)]  # ties: lowest id first
+    most = min(max(count, 2), len(scores))
+    least = np.partition(scores, -most)[-most]
+    high = np.flatnonzero(scores >= least)  # few, where sorting all takes longer than a step
+    order = high[np.argsort(-scores[high], kind="stable")[:most]]  # ties: lowest id first
     lead = scores[order[0]] - scores[order[1]] if len(order) > 1 else np.inf
     ranked = tuple(int(token_ids[i]) for i in order[:count] if scores[i] > -np.inf)
     return ranked, float(min(lead, _REACH))

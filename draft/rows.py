@@ -45,24 +45,33 @@ class Rows:
     def feed(self, wanted: Mapping[int, Sequence[int]]) -> list[FloatArray]:
         """Append tokens to some rows: logits (V,) after the last of each, in order of `wanted`.
 
-        Several rows get their last tokens in one step; rows that lie between them take part in it
-        and forget it.
+        Several rows get their last tokens in one step, and in another those before them: after a
+        run that was accepted whole a row is two tokens behind.
         """
         first, last = min(wanted), max(wanted)
         idle = [row for row in range(first, last + 1) if row not in wanted]
         is_full = any(len(self.held[row]) >= self._model.context_length for row in idle)
         if len(wanted) == 1 or last - first >= self._model.max_rows or is_full:
             return [self._feed_one(row, token_ids) for row, token_ids in wanted.items()]
+        behind = [row for row, token_ids in wanted.items() if len(token_ids) == 2]
         for row, token_ids in wanted.items():
-            if len(token_ids) > 1:
+            if len(token_ids) > 2 or behind == [row]:
                 self._model.feed(row, token_ids[:-1], num_logits=0)
-        ends = [wanted[row][-1] if row in wanted else 0 for row in range(first, last + 1)]
-        logits = self._model.feed_each(first, ends)
-        for row in idle:
-            self._model.truncate(row, len(self.held[row]))
-        for row, token_ids in wanted.items():
-            self.held[row].extend(token_ids)
-        return [logits[row - first] for row in wanted]
+                self.held[row].extend(token_ids[:-1])
+        if len(behind) > 1:
+            self._step({row: wanted[row][0] for row in behind})
+        return self._step({row: token_ids[-1] for row, token_ids in wanted.items()})
+
+    def _step(self, token_ids: Mapping[int, int]) -> list[FloatArray]:
+        """One token to each of some rows; rows that lie between take part in it and forget it."""
+        first, last = min(token_ids), max(token_ids)
+        logits = self._model.feed_each(first, [token_ids.get(r, 0) for r in range(first, last + 1)])
+        for row in range(first, last + 1):
+            if row in token_ids:
+                self.held[row].append(token_ids[row])
+            else:
+                self._model.truncate(row, len(self.held[row]))
+        return [logits[row - first] for row in token_ids]
 
     def _feed_one(self, row: int, token_ids: Sequence[int]) -> FloatArray:
         logits: FloatArray = self._model.feed(row, token_ids, num_logits=1)[0]

@@ -30,6 +30,7 @@ from draft.shared_memory import Channel
 from specdec.types import DraftRun
 
 _LONGEST_AHEAD = 64  # tokens drafted before anybody asked for them
+_GATHERING_S = 0.0003  # what is prepared for several comes in several messages
 _NO_LIMIT_S = 1e9  # the owner watches the clock
 
 
@@ -165,7 +166,8 @@ class DraftServer:
         """Handle commands; between them do what will be wanted, the surest first."""
         while True:
             work = self._work()
-            self._inbox.look(0.0 if work else None)
+            is_gathering = any(state.prepared for state in self._slots.values())
+            self._inbox.look((_GATHERING_S if is_gathering else 0.0) if work else None)
             command = self._inbox.pop()
             if command is not None:
                 self._handle(command)
@@ -179,7 +181,7 @@ class DraftServer:
         if wishes:
             return lambda: self._draft_each(wishes)
         for slot, state in slots:
-            if state.is_due:
+            if state.is_due and len(slots) == 1:  # several are drafted together, once prepared
                 return lambda: self._draft_ahead(slot)
             if state.is_flying and state.last_wish is not None:
                 wish = state.last_wish

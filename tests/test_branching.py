@@ -159,6 +159,28 @@ def test_sequences_prepared_together_share_their_steps() -> None:
     assert model.num_steps == shared == 4 + 5 + 5  # prompts; four together; the fifth
 
 
+def test_rows_whose_runs_were_accepted_whole_catch_up_in_one_step() -> None:
+    model = FuzzyModel(1.0)
+    drafter = drafter_of(model, num_slots=4)
+    texts = {slot: [3 + slot, 9, 4] for slot in range(4)}
+    for slot, tokens in texts.items():
+        drafter.open(slot, tokens, GREEDY)
+    num_confirmed = 0
+    for next_confirmed in (3, 3, 2, 1):  # of a run of two and the token after it
+        wishes = [Wish(slot, 2, FixedStopping(2)) for slot in texts]
+        before = model.num_steps
+        drafter.draft_each(wishes, always)
+        if num_confirmed:
+            assert model.num_steps == before + 2 + (num_confirmed == 3)
+        num_confirmed = next_confirmed
+        for slot, tokens in texts.items():
+            run = drafter.take(slot, len(tokens), 2, 1.0, FixedStopping(2))
+            assert run.token_ids == anew(model, tokens, 2)
+            confirmed = anew(model, tokens, 3)[:num_confirmed]
+            drafter.confirm(slot, confirmed)
+            tokens.extend(confirmed)
+
+
 def test_endings_are_ranked_by_what_the_margins_and_the_verdicts_say() -> None:
     odds = EndingOdds()
     run = [Drafted(10, 6.0, (11, 12)), Drafted(20, 0.1, (21, 22)), Drafted(30, 1.0, (31,))]

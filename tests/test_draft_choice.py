@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from draft.choice import choose_near_best
+from draft.choice import choose_near_best, rank_near_best
 from specdec.sampling import choose_with_margin, gumbel_noise, gumbel_noise_of
 from specdec.types import SamplingParams
 
@@ -37,6 +37,13 @@ def test_token_and_margin_are_the_targets_on_the_same_logits(sampling: SamplingP
         assert token_id == wanted_id
         # a second best beyond reach makes the margin greater than it is, where it is great anyway
         assert min(margin, 6.0) == pytest.approx(min(wanted_margin, 6.0))
+
+
+def test_the_first_few_are_in_the_order_of_all_ties_by_id() -> None:
+    for seed in range(50):
+        logits = np.random.default_rng(seed).integers(0, 9, VOCAB).astype(np.float32)
+        ranked, lead = rank_near_best(logits, 3, SamplingParams(), 5)
+        assert ranked == tuple(np.argsort(-logits, kind="stable")[:5].tolist()) and lead == 0.0
 
 
 def test_a_lone_token_leads_by_the_reach() -> None:

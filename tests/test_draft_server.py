@@ -185,6 +185,17 @@ def test_sequences_do_not_disturb_each_other(served: Served) -> None:
     assert served.take(4, StopBelow(6.0), 0).token_ids == continuation([5, 6, 7, 1], 6)
 
 
+def test_of_several_sequences_none_is_drafted_unasked(served: Served) -> None:
+    for slot in (0, 1):
+        served.tell(Open(slot, (5, 6, 7), GREEDY))
+    served.take(3, StopBelow(7.0), 0)
+    served.tell(Confirm(0, (8,)))
+    time.sleep(0.05)
+    num_drafted = served.drafter.num_drafted
+    assert 5 <= num_drafted <= 6  # the first prompt may have been read before the second came
+    assert served.take(4, StopBelow(9.0), 0).token_ids == continuation([5, 6, 7, 8], 3)
+
+
 def test_a_run_that_nobody_waits_for_any_more_ends_within_a_step(served: Served) -> None:
     served.drafter.step_s = 0.02
     served.tell(Open(0, (5, 6, 7), GREEDY))
