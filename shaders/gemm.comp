@@ -2,7 +2,7 @@
 //   y[m][n] = w[n] . a[m], the arithmetic and layouts of include/gemm.glsl
 // y float [rows][stride]: row n of the weights goes to column push.first_row + n. Whole tiles are written, padding rows
 // too (as 0): stride is at least the padded N.
-// Defines: BITS 4 or 8; INTEGER_DOT 0, 1 or 2 (class, include/gemm_class.glsl). Caller: target/plan.py.
+// Defines: BITS 4 or 8; INTEGER_DOT 0 .. 3 (class, include/gemm_class.glsl). Caller: target/plan.py.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "include/gemm_class.glsl"

@@ -4,7 +4,7 @@
 // The product is that of include/gemm.glsl, bit for bit that of gemm.comp. values float, ids uint, both [rows][stride];
 // a part of the head writes its partials in place: p counts from the matrix's first row (push.first_row). Rows from
 // push.num_rows of the part on are padding.
-// Defines: BITS 4 or 8; INTEGER_DOT 0, 1 or 2 (class, include/gemm_class.glsl). Caller: target/plan.py, before choose.
+// Defines: BITS 4 or 8; INTEGER_DOT 0 .. 3 (class, include/gemm_class.glsl). Caller: target/plan.py, before choose.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "include/gemm_class.glsl"

@@ -2,7 +2,7 @@
 //   h[m][n] = gelu(gate[n] . a[m]) * (up[n] . a[m]);  aq, as = quantise(h) in groups of 32 (include/activation.glsl)
 // Weight tile 2i holds rows 32i .. 32i + 31 of gate, tile 2i + 1 those of up: one output group. The product is that of
 // include/gemm.glsl. aq, as: include/activation_layout.glsl; stride = intermediate size / 32 = groups of a row.
-// Defines: BITS 4 or 8; INTEGER_DOT 0, 1 or 2 (class, include/gemm_class.glsl). TILES is even. Caller: target/plan.py, once a layer.
+// Defines: BITS 4 or 8; INTEGER_DOT 0 .. 3 (class, include/gemm_class.glsl). TILES is even. Caller: target/plan.py, once a layer.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "include/gemm_class.glsl"

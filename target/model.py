@@ -14,7 +14,7 @@ from target.kvcache import KvCache
 from target.memory_needs import MemoryNeeds, check_memory, memory_needs
 from target.operators import Operators
 from target.packing import PackedModel, Progress, WeightMap
-from target.pass_sizes import BLOCK_ROWS
+from target.pass_sizes import BLOCK_ROWS, prefill_rows_for
 from target.plan import Head, Plan
 from target.sizes import KvFormat, RunSizes, fit_rows
 from target.step import StepBuffer, cut_into_passes
@@ -55,9 +55,8 @@ class VulkanVerifier:
             held.callback(self._plan.release)
             for rows in sizes.pass_sizes:
                 self._record(rows, Head.CHOOSE)
-                if rows <= sizes.prefill_rows:
-                    self._record(rows, Head.NONE)
-            self._record(sizes.prefill_rows, Head.NONE)
+            for rows in sizes.prefill_sizes:
+                self._record(rows, Head.NONE)
             self._held = held.pop_all()
 
     @property
@@ -152,9 +151,9 @@ class VulkanVerifier:
             held = self._cache.length(segment.slot)
             assert segment.position == held, f"position {segment.position}, slot holds {held}"
             self._cache.append(segment.slot, len(segment.token_ids))
-        sizes = self._sizes
-        rows = next((rows for rows in sizes.pass_sizes if rows >= count), sizes.prefill_rows)
-        assert head is Head.NONE or count <= sizes.pass_rows, "too many tokens for one pass"
+        options = self._sizes.prefill_sizes if head is Head.NONE else self._sizes.pass_sizes
+        assert count <= options[-1], "too many tokens for one pass"
+        rows = next(rows for rows in options if rows >= count)
         group_rows = self._step.write(segments, rows)
         self._plan.run(rows, group_rows, head)
 
@@ -211,7 +210,7 @@ def open_verifier(
         head_bits,
         context_length,
         num_slots,
-        min(tuning.prefill_rows, -(-context_length // BLOCK_ROWS) * BLOCK_ROWS),
+        prefill_rows_for(context_length, tuning.prefill_rows),
         tuning.attention_chunk,
         tuning.attention_rows,
         kv,

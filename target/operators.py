@@ -14,7 +14,7 @@ from specdec.weights import TILE_ROWS
 from target.packing import PackedMatrix
 from target.programs import Program
 from target.sizes import RunSizes
-from target.tuning import FORMS, GemmTuning, Tuning, form_of
+from target.tuning import FORMS, GemmTuning, Tuning, runnable
 from target.vulkan import DescriptorPool, Device, Recorder, Region
 
 Grid = tuple[int, int, int]
@@ -31,7 +31,7 @@ class Operators:
         self._pool = DescriptorPool(device)
         self._programs: dict[tuple[object, ...], Program] = {}
         self._sets: dict[tuple[object, ...], object] = {}
-        wants_matrices = any(gemm.form == "matrix" for gemm in tuning.products.values())
+        wants_matrices = any(gemm.form in ("matrix", "panel") for gemm in tuning.products.values())
         if wants_matrices and not device.info.has_cooperative_matrix:
             _log.warning("%s lacks cooperative matrices; using integer dots", device.info.name)
 
@@ -190,8 +190,8 @@ class Operators:
         out: list[Region],
     ) -> None:
         """One dispatch per part of the matrix; they write different columns, so need no barrier."""
-        tuning = self._gemm_tuning(rows, matrix)
-        form = form_of(tuning, self.device.info)
+        tuning = runnable(self._gemm_tuning(rows, matrix), self.device.info)
+        form = tuning.form
         constants: dict[str | int, int | float] = {
             "M": min(rows, tuning.block),
             "SLICES": tuning.slices,

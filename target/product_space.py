@@ -65,10 +65,30 @@ def _fits(tuning: GemmTuning, rows: int, info: DeviceInfo) -> bool:
             and lanes <= info.limits.workgroup_invocations
             and shared <= info.limits.shared_bytes
         )
+    if form == "panel":
+        return _panel_fits(tuning, rows, info)
     return (
         tuning.subgroup == _MATRIX_LANES
         and _MATRIX_LANES * tuning.slices <= info.limits.workgroup_invocations
         and tuning.slices * max(96, 64 * tuning.tiles) * 16 <= info.limits.shared_bytes
+    )
+
+
+def _panel_fits(tuning: GemmTuning, rows: int, info: DeviceInfo) -> bool:
+    """Within the limits that shaders/include/gemm_panel.glsl states."""
+    subgroups = tuning.width // _MATRIX_LANES
+    lines = (rows + 32 * tuning.tiles) * (2 * tuning.unroll + 1)
+    shared = 16 * max(lines, 16 * (8 * tuning.tiles + 1)) + tuning.unroll * (
+        4 * rows + 64 * tuning.tiles
+    )
+    return (
+        tuning.subgroup == _MATRIX_LANES
+        and tuning.width % (_MATRIX_LANES * tuning.tiles) == 0
+        and rows % 16 == 0
+        and rows * tuning.tiles % (8 * subgroups) == 0
+        and subgroups % tuning.unroll == 0
+        and tuning.width <= info.limits.workgroup_invocations
+        and shared <= info.limits.shared_bytes
     )
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from specdec.gemma3.shape import GROUP, Gemma3Shape
 from specdec.weights import TILE_ROWS, Bits
-from target.pass_sizes import BLOCK_ROWS, PASS_ROWS
+from target.pass_sizes import BLOCK_ROWS, PASS_ROWS, PREFILL_ROWS
 
 KvFormat = Literal["fp16", "int8"]
 
@@ -39,6 +39,12 @@ class RunSizes:
     def pass_sizes(self) -> tuple[int, ...]:
         """Sizes of passes that choose tokens, ascending."""
         return tuple(rows for rows in PASS_ROWS if rows <= self.pass_rows)
+
+    @property
+    def prefill_sizes(self) -> tuple[int, ...]:
+        """Sizes of passes that choose nothing, ascending."""
+        smaller = (rows for rows in PREFILL_ROWS if rows < self.prefill_rows)
+        return (*smaller, self.prefill_rows)
 
     def window(self, layer: int) -> int:
         """Positions a layer's token sees; 0 for all."""

@@ -24,7 +24,7 @@ from target.cache import cache_dir, read_cached, write_cached
 Defines = Mapping[str, int]
 
 # INTEGER_DOT picks a product's form: its index in target.tuning.FORMS
-_GEMM = tuple({"BITS": bits, "INTEGER_DOT": form} for bits in (4, 8) for form in (0, 1, 2))
+_GEMM = tuple({"BITS": bits, "INTEGER_DOT": form} for bits in (4, 8) for form in range(4))
 
 # Every variant the target asks for, by its shader: compiled while a wheel is built.
 VARIANTS: Mapping[str, tuple[Defines, ...]] = {

@@ -28,6 +28,13 @@ class Variant:
     width: int = 0  # 0: the shader's own
     unroll: int = 1
     slices: int = 1
+    panel: bool = False  # needs a width
+    stand_in: bool = False  # for cooperative matrices
+
+    def defines(self, bits: Bits) -> dict[str, int]:
+        if self.panel:
+            return {"BITS": bits, "INTEGER_DOT": 3} | ({"STAND_IN": 1} if self.stand_in else {})
+        return {"BITS": bits, "INTEGER_DOT": int(self.integer_dot)}
 
     def constants(self) -> dict[str, int]:
         chosen = {"M": self.block, "SLICES": self.slices, "TILES": self.tiles}
@@ -125,8 +132,9 @@ class Products:
         """One dispatch; outputs as words. A word nobody writes stays 0xFFFFFFFF."""
         key = (name, case.matrix.bits, variant)
         if key not in self.programs:
-            defines = {"BITS": case.matrix.bits, "INTEGER_DOT": int(variant.integer_dot)}
-            self.programs[key] = Program(self.device, name, defines, variant.constants())
+            defines = variant.defines(case.matrix.bits)
+            lanes = 32 if variant.panel and not variant.stand_in else 0
+            self.programs[key] = Program(self.device, name, defines, variant.constants(), lanes)
         groups = case.matrix.num_columns // GROUP
         rows = to_blocks(case.values, groups), to_blocks(case.factors, groups)
         inputs = (case.matrix.packed, case.matrix.scales, *rows)

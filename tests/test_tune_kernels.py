@@ -18,12 +18,12 @@ from specdec.assets import embedded_model_dir
 from specdec.checkpoint import open_checkpoint
 from specdec.cli import main
 from target.cache import cache_dir
-from target.pass_sizes import PASS_ROWS
+from target.pass_sizes import PREFILL_ROWS
 from target.product_bench import ProductBench, TimedProduct, speedup
 from target.product_search import search
 from target.product_space import Product, forms_of, is_legal, neighbours, other_forms
 from target.tuned_products import save_tuned, tuned_path, tuning_for
-from target.tuning import MATRICES, GemmTuning, shipped_tuning
+from target.tuning import MATRICES, GemmTuning, runnable, shipped_tuning
 from target.vulkan import DeviceInfo
 from target.vulkan.info import DeviceLimits
 
@@ -57,7 +57,7 @@ def test_shipped_settings_and_all_their_neighbours_are_legal_and_keep_the_slices
     info: DeviceInfo,
 ) -> None:
     shipped = shipped_tuning(info)
-    for rows in PASS_ROWS:
+    for rows in PREFILL_ROWS:
         for matrix in MATRICES:
             product, settings = Product(matrix, rows), shipped.gemm(matrix, rows)
             assert is_legal(settings, product, info), product
@@ -68,6 +68,16 @@ def test_shipped_settings_and_all_their_neighbours_are_legal_and_keep_the_slices
             for other in (*near, *other_forms(settings, product, info, forms)):
                 assert is_legal(other, product, info) and other != settings
                 assert other.slices == settings.slices
+
+
+def test_a_panel_is_run_by_integer_dots_where_there_are_no_cooperative_matrices() -> None:
+    panel = GemmTuning(slices=8, form="panel", width=128, block=64, unroll=2, subgroup=32)
+    product, without = Product("gate_up", 512), replace(HOPPER, extensions=frozenset())
+    assert runnable(panel, HOPPER) == panel and is_legal(panel, product, HOPPER)
+    settings = runnable(panel, without)
+    assert settings.form == "dot" and settings.slices == 8 and is_legal(settings, product, without)
+    for broken in ({"width": 96}, {"unroll": 3}, {"block": 24}, {"subgroup": 0}, {"width": 1024}):
+        assert not is_legal(replace(panel, **broken), product, HOPPER), broken
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("target.vulkan", exc_type=Exception)
 
 from target import tuning
-from target.pass_sizes import PASS_ROWS
+from target.pass_sizes import PREFILL_ROWS, prefill_rows_for
 from target.tuning import parse_tuning
 
 FILES = sorted((Path(tuning.__file__).parent / "tunings").glob("*.toml"))
@@ -20,7 +20,7 @@ def test_every_file_is_legal(path: Path) -> None:
     assert parsed.attention_chunk % 32 == 0 and parsed.prefill_rows % 16 == 0
     for product in parsed.products.values():
         assert 16 % product.tiles == 0, "parts of a matrix start at multiples of 16 tiles"
-    for rows in PASS_ROWS:
+    for rows in PREFILL_ROWS:
         assert parsed.gemm("gate_up", rows).tiles % 2 == 0, "a gate tile goes with its up tile"
 
 
@@ -47,3 +47,20 @@ def test_slices_under_speed_are_refused() -> None:
     content = {"numerics": {}, "speed": {"rows8": {"product": {"slices": 2}}}}
     with pytest.raises(AssertionError):
         parse_tuning("test", content)
+
+
+@pytest.mark.parametrize(
+    ("context_length", "most", "rows"),
+    [
+        (40, 64, 48),
+        (40, 512, 48),
+        (100, 64, 64),
+        (100, 512, 128),
+        (300, 512, 512),
+        (9000, 512, 512),
+    ],
+)
+def test_a_chunk_of_prefill_is_no_larger_than_the_context_needs(
+    context_length: int, most: int, rows: int
+) -> None:
+    assert prefill_rows_for(context_length, most) == rows

@@ -92,6 +92,21 @@ def test_forms_give_the_same_bits(
     np.testing.assert_array_equal(got, expected)
 
 
+def test_a_long_chunk_of_prefill_gives_the_bits_of_short_passes() -> None:
+    rows = []
+    for chunk in (16, 128):
+        settings = replace(generic_tuning(), prefill_rows=chunk)
+        verifier = open_verifier(
+            RandomModel(), SMALL, 8, open_device(), context_length=256, tuning=settings
+        )
+        verifier.open(0, SamplingParams())
+        verifier.prefill(Segment(0, 0, TOKEN_IDS[:85]))
+        rows.append(verifier.logits([Segment(0, 85, TOKEN_IDS[85:90])]))
+        assert verifier.messages == []
+        verifier.release()
+    np.testing.assert_array_equal(rows[1], rows[0])
+
+
 @pytest.mark.parametrize("product", [{"tiles": 4}, {"width": 64}, {"unroll": 2}])
 def test_speed_settings_leave_the_bits_alone(expected: FloatArray, product: dict[str, int]) -> None:
     np.testing.assert_array_equal(logits(True, True, generic_tuning(**product)), expected)

@@ -9,7 +9,7 @@
 //   BITS 8: uvec4 [((tile G + g) 2 + half) 32 + row]; word j, byte b: column 16 half + 4j + b, signed
 //   scales d_w: fp16 [(tile G + g) 32 + row]
 // Activations: aq int8, -127 .. 127, and d_a float, by blocks of 16 rows (include/activation_layout.glsl). In the
-// matrix class M is a power of two up to 16.
+// matrix class M is a power of two up to 16, in the panel class a multiple of 16.
 // Grid: x = blocks of M rows (prefill: many; a pass: one), y = tiles / TILES rounded up.
 //
 // A class, gemm_lanes.glsl (integer or float multiplies) or gemm_dot.glsl (integer dot products), has ACTIVATION and
@@ -23,9 +23,9 @@
 #ifndef GEMM_GLSL
 #define GEMM_GLSL
 #include "activation_layout.glsl"
-layout(constant_id = 0) const uint M = 1;       // rows (tokens) of a block, 1 .. 16
+layout(constant_id = 0) const uint M = 1;       // rows (tokens) of a block, 1 .. 16, more in a panel
 layout(constant_id = 1) const uint SLICES = 1;  // slices of K
-layout(constant_id = 2) const uint TILES = 1;   // weight tiles of a cluster (lanes) or workgroup (dot)
+layout(constant_id = 2) const uint TILES = 1;   // weight tiles of a cluster (lanes) or workgroup
 layout(push_constant) uniform Push {
     uint groups;     // G
     uint tiles;      // weight tiles in the bound range

@@ -8,19 +8,12 @@
 // a subgroup's accesses to shared memory keep their order, and a memory barrier would wait for the weights on their way too.
 // Workgroup: 32 lanes x SLICES. Grid as in gemm.glsl. The weights of UNROLL groups are on their way at any time.
 // Limits: subgroups of exactly 32 lanes; SLICES x max(96, 64 TILES) x 16 bytes of shared memory.
-#extension GL_KHR_cooperative_matrix : require
-#extension GL_KHR_memory_scope_semantics : require
 #extension GL_KHR_shader_subgroup_ballot : require
-#extension GL_EXT_shader_explicit_arithmetic_types_int8 : require
-#extension GL_EXT_shader_explicit_arithmetic_types_int32 : require
 #define ACTIVATION uvec4
+#include "coop_matrix.glsl"
 #include "gemm.glsl"
 layout(constant_id = 4) const uint UNROLL = 1;
 layout(local_size_x = 32, local_size_y_id = 1) in;
-
-#define Left coopmat<int8_t, gl_ScopeSubgroup, 16, 32, gl_MatrixUseA>
-#define Right coopmat<int8_t, gl_ScopeSubgroup, 32, 8, gl_MatrixUseB>
-#define Integers coopmat<int32_t, gl_ScopeSubgroup, 16, 8, gl_MatrixUseAccumulator>
 
 const uint ROWS = 32 * TILES;
 const uint EIGHTS = (M + 7) / 8;  // products side by side
@@ -89,7 +82,7 @@ void multiply_group(uint slot, uint g) {
     Right right[EIGHTS];
     vec2 d_a[EIGHTS];
     [[unroll]] for (uint n = 0; n < EIGHTS; ++n) {
-        coopMatLoad(right[n], activations, (at + 8u * n) * 2u, 2, gl_CooperativeMatrixLayoutColumnMajor);
+        LOAD_RIGHT(right[n], activations, (at + 8u * n) * 2u, 2);
         const uint mine = at + 8u * n + 2u * (lane & 3u);
         d_a[n] = vec2(factors[mine], factors[mine + 1u]);
     }
@@ -100,9 +93,9 @@ void multiply_group(uint slot, uint g) {
         meet();
         [[unroll]] for (uint h = 0; h < 2; ++h) {  // products of 16 rows
             Left left;
-            coopMatLoad(left, lines, slice * LINES + 48u * h, 3, gl_CooperativeMatrixLayoutRowMajor);
+            LOAD_LEFT(left, lines, slice * LINES + 48u * h, 3);
             [[unroll]] for (uint n = 0; n < EIGHTS; ++n) {
-                const Integers sums = coopMatMulAdd(left, right[n], Integers(SUM_START));
+                const Integers sums = MULTIPLY(left, right[n], SUM_START);
                 [[unroll]] for (uint e = 0; e < 4; ++e) {
                     const uint i = (t * EIGHTS + n) * 2 + (e & 1), r = 2 * h + (e >> 1);
                     slice_sums[i][r] = accumulate(dot_of(sums[e]), d_w[r], d_a[n][e & 1], slice_sums[i][r]);
