@@ -14,7 +14,8 @@ shows how near a tie the small model's two best logits were where they part.
 A row's `speedup` is the median over prompts of plain over speculative decode time, `of_ideal` the
 speed-up over the tokens per pass: 1 would be a pass as cheap as a plain one and a free draft. Times
 are per pass: `draft_ms` is waiting for the drafter; `hidden` is the share of drafting that nobody
-waited for after a pass that ended as foreseen (`hit_rate`).
+waited for after a pass that ended as foreseen (`hit_rate`), `of_possible` the same of what the pass
+before had time for: a long run takes longer to draft than a pass lasts.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ import platform
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from overlap_costs import Watch, hidden_of_possible
 from switched import Switched
 
 import specdec
@@ -84,7 +86,8 @@ class Runner:
         contenders = self.args.contenders
         switched = Switched({name: controller_of(name) for name in contenders})
         config = self.config(f"target.model={self.args.model}", f"draft.device={device}")
-        with specdec.load(config, controller=switched) as engine:
+        watch = Watch(None)
+        with specdec.load(config, controller=switched, recorder=watch) as engine:
             for contender in contenders:
                 switched.choose(contender)
                 warm_up(engine)
@@ -94,9 +97,12 @@ class Runner:
                     base = one(plain, prompt)
                     for contender, pairs in found.items():
                         switched.choose(contender)
+                        watch.way = contender
                         pairs.append((base, one(engine, prompt)))
                 for contender, pairs in found.items():
-                    yield row(engine.draft_device, kind, contender, pairs)
+                    hidden = hidden_of_possible(watch.by_kind[kind, contender])
+                    line = row(engine.draft_device, kind, contender, pairs)
+                    yield line | {"of_possible": round(hidden, 3)}
 
 
 Pair = tuple[specdec.Generation, specdec.Generation]  # plain, speculative
@@ -221,7 +227,10 @@ def main() -> int:
     args = arguments()
     files = {kind: PROMPTS / f"{kind}.jsonl" for kind in args.kinds}
     count = args.prompts_per_kind
-    prompts = {kind: list(specdec.read_prompts(path))[:count] for kind, path in files.items()}
+    prompts = {
+        kind: [replace(p, id=f"{kind}/{p.id}") for p in list(specdec.read_prompts(path))[:count]]
+        for kind, path in files.items()
+    }
     runner = Runner(args, prompts)
     small = runner.texts(runner.config(f"target.model={args.small}", "speculation.mode=off"))
     rows: list[Row] = []

@@ -141,8 +141,11 @@ class AdaptiveLength:
         return rule
 
     def _cost_table(self, turns: Sequence[Turn]) -> CostTable | None:
-        """Costs now; once much is known, as they were a few rounds ago, for tables take time."""
-        kept, is_settled = self._table, self._num_rounds >= _SETTLED
+        """Costs now, or as they were a few rounds ago, for tables take time.
+
+        One sequence alone is told the latest until much is known; its rounds are few and short.
+        """
+        kept, is_settled = self._table, self._num_rounds >= _SETTLED or len(turns) > 1
         is_young = is_settled and self._table_age < _COSTS_KEPT
         if kept is None or kept.num_sequences != len(turns) or not is_young:
             kept = self._costs.table(_mean_position(turns), len(turns))

@@ -41,18 +41,24 @@ class CostTable:
     @property
     def least_token_s(self) -> float:
         """The least that one more token can take, drafted and checked beside plain ones."""
-        n, least_s = self.num_sequences, inf
-        for count in range(1, len(self.pass_s) - n):
-            lengths = [(count + n - 1 - i) // n for i in range(n)]
-            least_s = min(least_s, self.shared_extra_s(lengths, lengths) / count)
-        return least_s
+        n, plain_s = self.num_sequences, self.pass_s[self.num_sequences]
+        return min(
+            (
+                (self._shared_draft_s(-(-count // n), count) + pass_s - plain_s) / count
+                for count, pass_s in enumerate(self.pass_s[n + 1 :], 1)
+            ),
+            default=inf,
+        )
 
     def shared_extra_s(self, drafted: Sequence[int], checked: Sequence[int]) -> float:
         """What drafting and checking so many tokens of each sequence adds to a plain pass."""
-        longest, num_sequences = max(drafted), len(drafted)
-        draft_s = self.draft_s(longest) + (sum(drafted) - longest) * self.draft_row_s
-        plain_s = self.pass_s[num_sequences]
-        return draft_s + self.pass_s[num_sequences + sum(checked)] - plain_s
+        num_sequences = len(drafted)
+        pass_s = self.pass_s[num_sequences + sum(checked)] - self.pass_s[num_sequences]
+        return self._shared_draft_s(max(drafted), sum(drafted)) + pass_s
+
+    def _shared_draft_s(self, longest: int, num_drafted: int) -> float:
+        """Drafting so many tokens for several sequences, so many steps."""
+        return self.draft_s(longest) + (num_drafted - longest) * self.draft_row_s
 
     def with_draft_share(self, share: float) -> CostTable:
         """The costs where only a part of all draft time is waited for."""

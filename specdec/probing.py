@@ -16,6 +16,7 @@ _PROBE_INTERVALS = (4, 100)  # rounds: least and most between two probes
 _FIRST_PASSES = 1.2  # that a start may lose
 _PASSES_PER_PASS = 0.008  # that may be lost in the long run
 MOST_TRIES = 8  # of a probe that gets no run, for the drafter has to read the text first
+_LONGEST_READING = 4.0  # passes beyond what drafting takes; more is an accident
 _MOST_PASSES = 20.0  # put by for bad luck: enough for any odds that are right on average
 
 
@@ -78,7 +79,7 @@ class Allowance:
         """Count a pass that took `pass_s`, and what its drafting cost or gained.
 
         Sequences that share a pass wait for each other's runs, late ones too: there the wait
-        itself counts, up to that of a pass, for a drafter has texts to read at first.
+        itself counts, up to that of a few passes, for a drafter has texts to read at first.
         """
         num_sequences = len(reports)
         plain_s = costs.pass_s[num_sequences] + costs.other_s
@@ -87,7 +88,8 @@ class Allowance:
         longest = max(waited_for)
         draft_s = costs.draft_s(longest) + (sum(waited_for) - longest) * costs.draft_row_s
         if num_sequences > 1:
-            draft_s = min(sum(report.draft_s for report in reports), draft_s + plain_s)
+            longest_s = draft_s + _LONGEST_READING * plain_s
+            draft_s = min(sum(report.draft_s for report in reports), longest_s)
         num_gained = num_tokens / num_sequences - (pass_s + draft_s + costs.other_s) / plain_s
         self._num_passes = min(self._num_passes + num_gained + _PASSES_PER_PASS, _MOST_PASSES)
 

@@ -18,7 +18,8 @@ from specdec.stopping import AdaptiveStopping, FixedStopping
 from specdec.types import RoundReport
 
 _IDLE = FixedStopping(0)
-_RESTING = 4  # passes after one that drafted nothing: odds change by drafting alone
+_RESTING = 8  # passes after one that drafted nothing: odds change by drafting alone
+_FURTHER = 3  # tokens beyond the longest run planned last that are looked at
 _HOPELESS = 10.0  # times as long between probes where only costs could change the mind
 _BIAS_KEPT = 0.98  # of what is held for or against a text, per pass that drafts for others alone
 
@@ -92,6 +93,7 @@ class Together:
         self._max_draft_length = max_draft_length
         self._probing = Probing()
         self._num_resting = 0
+        self._longest = 1
         self._num_passed = 0  # passes since a probe was thought of
 
     def rules(
@@ -117,13 +119,14 @@ class Together:
         # no token is worth more than one: where each takes longer, odds need not be asked
         can_pay = costs.is_draft_known and costs.least_token_s < 1.0 / rate
         room = (len(costs.pass_s) - 1 - len(turns)) // len(turns)
-        most = min(2 * room + 1, self._max_draft_length) if can_pay else 1
+        most = min(2 * room + 1, self._longest + _FURTHER, self._max_draft_length)
         prospects = [
-            state.prospect(min(turn.longest, most))
+            state.prospect(min(turn.longest, most if can_pay else 1))
             for state, turn in zip(states, turns, strict=True)
         ]
         group = _Group(turns, states, prospects, costs, rate, most_lost_s)
         rules = self._drafting(group) if can_pay else self._probe(group, None)
+        self._longest = max(rule.max_length for rule in rules) if rules else 1
         self._num_resting = 0 if rules else _RESTING
         return rules or [_IDLE] * len(turns)
 

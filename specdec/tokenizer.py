@@ -47,6 +47,7 @@ class Tokenizer:
         for piece in model.pieces:
             if piece.type == _USER_DEFINED and _ALWAYS_CONTROL.fullmatch(piece.piece):
                 piece.type = _CONTROL
+        self._bytes: dict[int, bytes] = {}  # of tokens met so far
         self._types = bytes(piece.type for piece in model.pieces)
         self._control_ids = {
             piece.piece: index
@@ -86,6 +87,12 @@ class Tokenizer:
 
     def piece_bytes(self, token_id: int) -> bytes:
         """The bytes a token stands for: none for control tokens and ids beyond the pieces."""
+        found = self._bytes.get(token_id)
+        if found is None:
+            found = self._bytes[token_id] = self._bytes_of(token_id)
+        return found
+
+    def _bytes_of(self, token_id: int) -> bytes:
         if self.is_control(token_id):
             return b""
         piece: str = self._processor.id_to_piece(token_id)

@@ -95,6 +95,8 @@ class StepBuffer:
         self.log_probs = self._scores.whole
         self._log_prob_floats = self.log_probs.view.view(np.float32)
         self._row_words = self.rows.view.view(np.uint32)
+        self._counts: list[int] = []  # of the pass before
+        self._group_rows = 0
 
     def write(self, segments: Sequence[Segment], num_rows: int) -> int:
         """Lay segments out in rows 0, 1, ... and fill up to `num_rows` with padding rows.
@@ -111,11 +113,13 @@ class StepBuffer:
         for padding in range(row, num_rows):
             words += (0, 0, _INACTIVE, padding)
         self._row_words[: len(words)] = array("I", words)
-        group_rows = self._sizes.group_rows([len(segment.token_ids) for segment in segments])
-        groups = list(_row_groups(segments, group_rows))
+        counts = [len(segment.token_ids) for segment in segments]
+        if counts != self._counts:
+            self._counts, self._group_rows = counts, self._sizes.group_rows(counts)
+        groups = list(_row_groups(segments, self._group_rows))
         self.local.write(groups)
         self.everything.write(groups)
-        return group_rows
+        return self._group_rows
 
     def write_sampling(
         self, segments: Sequence[Segment], sampling: Mapping[int, SamplingParams]
