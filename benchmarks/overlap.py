@@ -236,10 +236,11 @@ def simulated(args: argparse.Namespace, measured: Measured) -> list[dict[str, ob
         controller = FixedLength(args.draft_length, way)
         said = simulate(traces, costs, controller, args.draft_length)
         total = total_of(measured.of_way(way))
+        live = [(one.stats.num_tokens, one.stats.decode_s) for one in measured.of_way(way)]
         rows.append(
             {
                 "overlap": way,
-                "live_tokens_per_s": round(total.tokens_per_s, 1),
+                "live_tokens_per_s": ratio_of_totals(live).to_json(),
                 "simulated_tokens_per_s": round(said.tokens_per_s, 1),
                 "simulated_over_live": round(said.tokens_per_s / total.tokens_per_s, 3),
                 "live_hit_rate": round(total.overlap.hit_rate, 3),

@@ -138,7 +138,9 @@ def _costs(
                 f"directory, or name a machine: {', '.join(machine_names())}"
             )
         pair = time_pair(config)
-        return measured_costs(pair.costs, pair.draft_device, f"timed now on {pair.target_device}")
+        return measured_costs(
+            pair.costs, pair.draft_device, f"timed now on {pair.target_device}, the least of some"
+        )
     devices = machine.draft_devices()
     device = args.draft_device or devices[0]
     if device not in devices:
