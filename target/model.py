@@ -215,6 +215,7 @@ def open_verifier(
         tuning.attention_rows,
         kv,
         max_pass_tokens,
+        tuning.attention_pass_rows,
     )
     sizes = fit_rows(sizes, device.memory.binding_limit_bytes)
     return VulkanVerifier(device, sizes, tuning, source, load)

@@ -29,6 +29,7 @@ class RunSizes:
     attention_rows: int
     kv: KvFormat = "fp16"
     pass_rows: int = BLOCK_ROWS  # of the largest pass that chooses tokens, one of PASS_ROWS
+    attention_pass_rows: int = 4  # instead of attention_rows, in passes of a block or less
 
     @property
     def max_rows(self) -> int:
@@ -65,9 +66,11 @@ class RunSizes:
         """Rows that share one read of the cache in attention, for segments of `counts` rows.
 
         Each group computes as many rows, whether it has them or not; its read costs about as much
-        as two.
+        as two. A small pass leaves a large device half idle: there groups may be smaller.
         """
-        options = [self.attention_rows >> halvings for halvings in range(8)]
+        is_small = sum(counts) <= BLOCK_ROWS
+        most = self.attention_pass_rows if is_small else self.attention_rows
+        options = [most >> halvings for halvings in range(8)]
         costs = {
             size: (2 + size) * sum(-(-count // size) for count in counts)
             for size in options

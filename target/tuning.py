@@ -59,6 +59,7 @@ class Tuning:
     attention_chunk: int = 64  # keys
     norm_threads: int = 256  # 64 or 256
     attention_rows: int = 4  # that share one read of the cache
+    attention_pass_rows: int = 4  # the same, in passes of 16 rows or less
     attention_shuffle: int = 0
     prefill_rows: int = 64
 

@@ -62,6 +62,8 @@ def test_a_ring_holds_the_window_and_one_chunk() -> None:
 def test_attention_computes_few_rows_that_are_not_there() -> None:
     counts = [[1], [2], [3], [5], [16], [1] * 20, [2] * 8, [4] * 8, [1] * 30 + [34], [15, 1]]
     assert [sizes().group_rows(c) for c in counts] == [1, 2, 4, 4, 4, 1, 2, 4, 2, 4]
+    wide = replace(sizes(), attention_pass_rows=1)
+    assert [wide.group_rows(c) for c in counts] == [1, 1, 1, 1, 1, 1, 1, 4, 2, 1]
 
 
 def test_prefill_chunks_shrink_until_their_scratch_can_be_bound() -> None:
