@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+_OVERLAP_TEMPERATURE = 0.7  # users sample below 1; towards 0 it would be greedy agreement
 _REPEAT_FACTOR = 0.5
 _LOOP_PERIODS = (6, 48)
 _MIN_REMAINDER = 1e-4
@@ -17,18 +18,20 @@ _LOOP_WEIGHT = 0.2
 def distillation_loss(
     hidden: Tensor, table: Tensor, wanted: Tensor, wanted_table: Tensor, overlap_weight: Tensor
 ) -> Tensor:
-    """KL(p || q) + weight x total variation of p (target) and q (draft), mean over tokens.
+    """KL(p || q) + weight x total variation of p (target) and q (draft) at temperature 0.7.
 
     `hidden` (B, T, D) and `table` (V, D) are the draft's, `wanted` and `wanted_table` the target's.
     1 - total variation is the odds that p and q, drawn with the best coupling, give the same token
     (Leviathan et al. 2023): what speculation gains by; KL also pulls where nothing is to gain.
+    Both are means over tokens.
     """
     ours = functional.log_softmax((hidden.flatten(0, 1) @ table.T).float(), -1)
     with torch.no_grad():
         theirs = functional.log_softmax((wanted.flatten(0, 1) @ wanted_table.T).float(), -1)
         target = theirs.exp()
     divergence = (target * (theirs - ours)).sum(-1).mean()
-    variation = 0.5 * (target - ours.exp()).abs().sum(-1).mean()
+    sharp = [functional.softmax(each / _OVERLAP_TEMPERATURE, -1) for each in (theirs, ours)]
+    variation = 0.5 * (sharp[0] - sharp[1]).abs().sum(-1).mean()
     return divergence + overlap_weight * variation
 
 
