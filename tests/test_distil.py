@@ -165,6 +165,15 @@ def test_the_loss_is_least_where_the_draft_is_the_target() -> None:
     assert distillation_loss(hidden + 1, table, hidden, table, weight) > 1e-3
 
 
+def test_the_overlap_is_of_the_distributions_at_temperature_0_7() -> None:
+    ours, theirs, table = torch.randn(2, 3, 64), torch.randn(2, 3, 64), torch.randn(96, 64) * 0.1
+    alone, both = (
+        distillation_loss(ours, table, theirs, table, torch.tensor(w)) for w in (0.0, 1.0)
+    )
+    p, q = (((hidden @ table.T) / 0.7).softmax(-1) for hidden in (theirs, ours))
+    assert both - alone == pytest.approx(0.5 * float((p - q).abs().sum(-1).mean()), rel=1e-4)
+
+
 @pytest.mark.slow
 def test_a_training_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     ids = torch.randint(4, 96, (40, 2, 17), generator=torch.Generator().manual_seed(6))
