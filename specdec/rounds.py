@@ -96,7 +96,9 @@ class Rounds:
         draft_end = time.perf_counter()
         lengths = plan.share(runs)
         checked = [
-            DraftRun(run.position, run.token_ids[:length], run.confidences[:length])
+            run
+            if length == len(run.token_ids)
+            else DraftRun(run.position, run.token_ids[:length], run.confidences[:length])
             for run, length in zip(runs, lengths, strict=True)
         ]
         verify_start = time.perf_counter()

@@ -19,6 +19,7 @@ from specdec.types import RoundReport
 
 _IDLE = FixedStopping(0)
 _RESTING = 8  # passes after one that drafted nothing: odds change by drafting alone
+_RESTING_EACH = 2  # the same, per sequence: planning costs as much time as there are
 _FURTHER = 3  # tokens beyond the longest run planned last that are looked at
 _HOPELESS = 10.0  # times as long between probes where only costs could change the mind
 _BIAS_KEPT = 0.98  # of what is held for or against a text, per pass that drafts for others alone
@@ -127,7 +128,7 @@ class Together:
         group = _Group(turns, states, prospects, costs, rate, most_lost_s)
         rules = self._drafting(group) if can_pay else self._probe(group, None)
         self._longest = max(rule.max_length for rule in rules) if rules else 1
-        self._num_resting = 0 if rules else _RESTING
+        self._num_resting = 0 if rules else max(_RESTING, _RESTING_EACH * len(turns))
         return rules or [_IDLE] * len(turns)
 
     def observe(
