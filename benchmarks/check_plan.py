@@ -234,11 +234,6 @@ def row(live: Live, name: str, inputs: Inputs, predicted: list[dict[str, float]]
     }
 
 
-def _ms(seconds: Sequence[float], lengths: Sequence[int]) -> float:
-    """Milliseconds a token over texts of these lengths."""
-    return round(1e3 * float(np.average(seconds, weights=lengths)), 3)
-
-
 def main() -> int:
     """Measure, forecast, compare."""
     args = arguments()

@@ -1,8 +1,9 @@
 """What a draft worker does: answers its owner, and between the messages works on; no process here.
 
-When a sequence opens and when a run was judged, the next run is drafted at once, as long as the
-rule of the last Take says, and then waits for the Take that tells how long it is wanted. While a
-run is being checked, the drafter works for the likely endings; any message interrupts it.
+When the only sequence opens and when its run was judged, the next run is drafted at once, as long
+as the rule of the last Take says, and then waits for the Take that tells how long it is wanted.
+Several sequences are drafted together, once that is asked for. While a run is being checked, the
+drafter works for the likely endings; any message interrupts it.
 """
 
 from __future__ import annotations

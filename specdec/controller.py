@@ -101,7 +101,8 @@ class AdaptiveLength:
         num_sequences = len(turns)
         costs = self._cost_table(turns)
         for turn in turns:
-            self._slots[turn.slot].is_asked = False
+            state = self._slots[turn.slot]
+            state.is_asked, state.costs = False, None
         if costs is None or self._costs.is_plain_due(num_sequences):
             # a plain pass tells what all else is compared with
             return FixedPlan((_IDLE,) * num_sequences)
@@ -162,6 +163,8 @@ class AdaptiveLength:
         elapsed_s = verify_s + other_s + sum(report.draft_s for report in rounds)
         num_tokens = sum(report.num_checked + 1 for report in rounds)
         position = _mean_position([report.run for report in rounds])
+        if self._table is not None and num_tokens >= len(self._table.pass_s):
+            self._table = None  # another cohort's, made since: so large a pass is forgotten in it
         if len(reports) > 1:
             is_asked = any(self._slots[slot].is_asked for slot in reports)
             self._together.observe(rounds, is_asked, self._table)
@@ -198,8 +201,9 @@ class AdaptiveLength:
         elif max(waited_for, default=0) > 0:
             if all(state.has_drafted for state, run in asked if run.token_ids):
                 self._costs.observe_draft([count for count in waited_for if count > 0], draft_s)
-        elif not any(run.token_ids for _, run in asked) and draft_s > self._costs.draft.step_s:
-            self._costs.observe_draft([1], draft_s)
+        elif asked and not any(run.token_ids for _, run in asked):
+            if draft_s > self._costs.draft.step_s:
+                self._costs.observe_draft([1], draft_s)
 
     def close(self, slot: int) -> None:
         """Keep the sequence's rate for the next to start from."""

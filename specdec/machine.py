@@ -23,6 +23,7 @@ class Gpu:
     heap_bytes: tuple[int, ...]  # device-local heaps
     storage_range_bytes: int  # largest binding
     tuning: str = ""  # name of the settings it would run with
+    prefill_rows: int = 64  # of the largest chunk of prefill with these
     free_bytes: int | None = None  # None: it could not be opened
     copy_gb_s: float | None = None  # measured; None: not measured
 

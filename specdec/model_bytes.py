@@ -5,7 +5,7 @@ from __future__ import annotations
 from specdec.gemma3.shape import GROUP, Gemma3Shape
 from specdec.weights import TILE_ROWS, Bits, matrix_sizes
 
-_PASS_ROWS = 64  # rows of the largest block: a ring holds a window and one block more
+_PASS_ROWS = 64  # of the largest pass that chooses tokens
 _CHUNK = 256  # keys of an attention chunk
 
 
@@ -28,9 +28,14 @@ def num_weights(shape: Gemma3Shape) -> int:
     return sum(rows * columns for rows, columns in matrix_sizes(shape).values())
 
 
-def kv_bytes(shape: Gemma3Shape, context_length: int, num_slots: int, kv: str) -> int:
-    """The cache of `num_slots` sequences: rings in local layers, everything in global ones."""
-    ring = min(context_length, shape.sliding_window + _PASS_ROWS - 1)
+def kv_bytes(
+    shape: Gemma3Shape, context_length: int, num_slots: int, kv: str, prefill_rows: int = 64
+) -> int:
+    """The cache of `num_slots` sequences: rings in local layers, everything in global ones.
+
+    A ring holds a window and the largest pass more: `prefill_rows` is the device's.
+    """
+    ring = min(context_length, shape.sliding_window + max(_PASS_ROWS, prefill_rows) - 1)
     positions = sum(context_length if is_global else ring for is_global in shape.is_global_layer)
     return num_slots * positions * _kv_position_bytes(shape, kv)
 
@@ -49,9 +54,11 @@ def kv_read_bytes(shape: Gemma3Shape, depth: int, kv: str) -> int:
     return seen * _kv_position_bytes(shape, kv)
 
 
-def scratch_bytes(shape: Gemma3Shape, context_length: int, num_slots: int) -> int:
+def scratch_bytes(
+    shape: Gemma3Shape, context_length: int, num_slots: int, prefill_rows: int = 64
+) -> int:
     """About what passes compute in: logits, partial attention, rotary tables, activations."""
-    rows = max(_PASS_ROWS, num_slots)
+    rows = max(_PASS_ROWS, num_slots, prefill_rows)
     chunks = -(-context_length // _CHUNK)
     widest = max(shape.hidden_size, shape.query_size + 2 * shape.kv_size)
     per_row = 4 * (shape.hidden_size + widest + shape.query_size) + shape.intermediate_size * 9 // 8

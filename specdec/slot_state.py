@@ -61,7 +61,7 @@ class SlotState:
     margin_scale: float
     rate: RunningRate
     probing: Probing
-    costs: CostTable | None = None  # of the last plan, as they are to this sequence
+    costs: CostTable | None = None  # of the pass that is planned, if this sequence is alone in it
     is_asked: bool = False  # the drafter, this round
     own_bias: float = 0.0  # by how much this text is easier than others, in logits
     has_drafted: bool = False  # in the last round, so the drafter is not behind
@@ -92,7 +92,7 @@ class SlotState:
         """Keep count of what the drafter knows."""
         self.has_drafted = has_drafted
         self.num_idle = 0 if self.is_asked else self.num_idle + 1
-        self.is_read = has_drafted or (self.is_read and self.num_idle <= FADED_ROUNDS)
+        self.is_read = has_drafted or (self.is_read and self.num_idle < FADED_ROUNDS)
         if self.is_asked:
             self.num_in_vain = 0 if has_drafted else self.num_in_vain + 1
 

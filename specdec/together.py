@@ -55,7 +55,8 @@ class _Group:
         for i, (turn, state) in enumerate(zip(self.turns, self.states, strict=True)):
             first = sum(self.prospects[i].stakes().survival[:1])
             won_s = (first / self.rate - token_s) * turn.longest / (1.0 + first)
-            if not state.is_read and self.reading_s(i) <= min(won_s, self.most_lost_s):
+            can_draft = turn.longest > 0 and not state.is_read
+            if can_draft and self.reading_s(i) <= min(won_s, self.most_lost_s):
                 wanted.append(i)
         return min(wanted, key=self._by_tries, default=None)
 

@@ -9,6 +9,7 @@ from synthetic_traces import trace
 from specdec.cohorts import CohortChoice
 from specdec.controller import AdaptiveLength, FixedLength
 from specdec.costs import Costs, CostTable
+from specdec.level import WINDOW
 from specdec.planning import Controller, Turn
 from specdec.rounds import PassTimes
 from specdec.sharing import even_share
@@ -167,3 +168,48 @@ def test_fixed_lengths_share_what_a_pass_has_room_for() -> None:
     assert lengths == [3, 2, 2, 2, 2]
     assert even_share([0, 5, 1], 4) == [0, 3, 1]
     assert even_share([2, 2], 100) == [2, 2]
+
+
+def checked(position: int, num_tokens: int) -> RoundReport:
+    """A run of so many tokens of which none is accepted."""
+    run = DraftRun(position, (0,) * num_tokens, (1.0,) * num_tokens)
+    return RoundReport(run, num_tokens, Acceptance((), 0, is_bonus=False), (0,), 0.001, 0.1, 0.0)
+
+
+def known(*sizes: int) -> tuple[Costs, AdaptiveLength]:
+    """Costs of passes of these sizes, and a controller of two sequences."""
+    costs = Costs(MAX_TOKENS, (1, 2, 4, 8, 16, 32, 64))
+    costs.restore({size: (0.1, 0.0, WINDOW) for size in sizes}, 0.0, 0.0, 0.001, 0.0)
+    controller = AdaptiveLength(costs, MAX_DRAFT)
+    for slot in range(2):
+        controller.open(slot, SamplingParams())
+    return costs, controller
+
+
+def test_a_plain_round_tells_nothing_of_what_drafting_costs() -> None:
+    costs = Costs(MAX_TOKENS)
+    controller = AdaptiveLength(costs, MAX_DRAFT)
+    controller.open(0, SamplingParams())
+    for position in (10, 11):
+        plan = controller.plan([Turn(0, position, MAX_DRAFT)], MAX_TOKENS)
+        assert plan.rules[0].max_length == 0
+        controller.observe({0: checked(position, 0)})  # to ask nobody takes a moment, too
+    assert not costs.draft.is_known
+
+
+def test_a_sequence_that_was_alone_may_be_checked_further_beside_others() -> None:
+    costs, controller = known(1, 2)
+    controller.plan([Turn(0, 10, MAX_DRAFT)], MAX_TOKENS)
+    for size in (4, 4, 8, 8, 16, 16):
+        costs.observe_pass(size, 10, 0.1)
+    controller.plan([Turn(slot, 10, MAX_DRAFT) for slot in range(2)], MAX_TOKENS)
+    controller.observe({slot: checked(10, 7) for slot in range(2)})
+
+
+def test_a_size_may_be_forgotten_while_a_pass_of_it_is_under_way() -> None:
+    costs, controller = known(1, 8)
+    controller.plan([Turn(0, 10, MAX_DRAFT)], MAX_TOKENS)
+    for _ in range(33 * WINDOW):
+        costs.observe_pass(1, 10, 0.1)
+    controller.plan([Turn(1, 10, MAX_DRAFT)], MAX_TOKENS)
+    controller.observe({0: checked(10, 9)})

@@ -157,7 +157,8 @@ def test_a_published_models_need_is_known_without_its_files() -> None:
     assert need.kv_bytes == (52 * 1087 + 10 * 4096) * 8192
 
 
-def test_the_computed_need_is_close_to_what_a_device_is_asked_for() -> None:
+@pytest.mark.parametrize("prefill_rows", [64, 512])
+def test_the_computed_need_is_close_to_what_a_device_is_asked_for(prefill_rows: int) -> None:
     from vulkan_harness import open_device
 
     from target.memory_needs import memory_needs
@@ -167,9 +168,9 @@ def test_the_computed_need_is_close_to_what_a_device_is_asked_for() -> None:
     shape, config = NAMED_SHAPES["gemma-3-27b"], Config()
     config = with_overrides(config, ["target.model=gemma-3-27b", "run.context_length=8192"])
     with open_device() as device:
-        sizes = RunSizes(shape, 8, 8192, 1, 64, 256, 4)
+        sizes = RunSizes(shape, 8, 8192, 1, prefill_rows, 256, 4)
         exact = memory_needs(device, WeightMap(sizes, device))
-    need = model_need(config)
+    need = model_need(config, prefill_rows)
     assert need.weights_bytes == pytest.approx(exact.weights_bytes, rel=0.01)
     assert need.kv_bytes == pytest.approx(exact.kv_bytes, rel=0.05)
     assert need.scratch_bytes == pytest.approx(exact.scratch_bytes, rel=0.5)

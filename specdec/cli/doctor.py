@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from specdec.config import Config, read_config, with_overrides
-from specdec.diagnosis import Diagnosis, diagnose
+from specdec.diagnosis import Diagnosis, chosen_gpu, diagnose
 from specdec.load.probes import model_need, probe_machine
 from specdec.machine import Machine
 
@@ -40,8 +40,11 @@ def run(args: argparse.Namespace) -> int:
     config = read_config(args.config) if args.config else Config()
     overrides = [*args.set, f"target.model={json.dumps(args.target)}"] if args.target else args.set
     config = with_overrides(config, overrides)
-    need = model_need(config)
+    need = model_need(config)  # first: what is asked for may be impossible anywhere
     machine = probe_machine(measure=not args.quick)
+    gpu = chosen_gpu(machine.gpus, config.target.device)
+    if gpu is not None:
+        need = model_need(config, gpu.prefill_rows)
     diagnosis = diagnose(machine, need, config)
     if args.json:
         report = {

@@ -41,8 +41,11 @@ def probe_machine(*, measure: bool) -> Machine:
     )
 
 
-def model_need(config: Config) -> ModelNeed:
-    """Bytes the configured target takes; a name of NAMED_SHAPES needs no files."""
+def model_need(config: Config, prefill_rows: int = 64) -> ModelNeed:
+    """Bytes the configured target takes; a name of NAMED_SHAPES needs no files.
+
+    `prefill_rows` is what the device feeds of a prompt at once: it needs room for so many rows.
+    """
     name, kv = config.target.model, config.run.kv
     shape, head_bits = shape_of(name, "target")
     context_length = config.run.context_length or shape.context_length
@@ -55,9 +58,9 @@ def model_need(config: Config) -> ModelNeed:
     return ModelNeed(
         model=name,
         weights_bytes=weight_bytes(shape, head_bits),
-        kv_bytes=kv_bytes(shape, context_length, slots, kv),
+        kv_bytes=kv_bytes(shape, context_length, slots, kv, prefill_rows),
         kv_bytes_per_token=slots * kv_bytes_per_token(shape, kv),
-        scratch_bytes=scratch_bytes(shape, context_length, slots),
+        scratch_bytes=scratch_bytes(shape, context_length, slots, prefill_rows),
         context_length=context_length,
         kv=kv,
     )
@@ -84,6 +87,7 @@ def _gpus(measure: bool) -> tuple[str, tuple[Gpu, ...]]:
 def _gpu(info: DeviceInfo, measure: bool) -> Gpu:
     from target.tuned_products import tuning_for
 
+    tuning = tuning_for(info)
     gpu = Gpu(
         index=info.index,
         name=info.name,
@@ -95,7 +99,8 @@ def _gpu(info: DeviceInfo, measure: bool) -> Gpu:
         subgroup_sizes=info.subgroup_sizes,
         heap_bytes=info.heap_bytes,
         storage_range_bytes=info.limits.storage_range_bytes,
-        tuning=tuning_for(info).name,
+        tuning=tuning.name,
+        prefill_rows=tuning.prefill_rows,
     )
     return gpu if info.missing else _opened(gpu, measure)
 
