@@ -193,7 +193,7 @@ class AdaptiveLength:
         """Learn from the tokens that were waited for; runs that were too late were dear, too."""
         asked = [(self._slots[slot], report.run) for slot, report in reports.items()]
         asked = [(state, run) for state, run in asked if state.is_asked]
-        draft_s = sum(report.draft_s for report in reports.values())
+        draft_s, step_s = sum(r.draft_s for r in reports.values()), self._costs.draft.step_s
         waited_for = [len(run.token_ids) - run.work.num_ready for _, run in asked]
         unread = [run.position for state, run in asked if not state.is_read]
         if unread and len(reports) > 1:
@@ -201,9 +201,8 @@ class AdaptiveLength:
         elif max(waited_for, default=0) > 0:
             if all(state.has_drafted for state, run in asked if run.token_ids):
                 self._costs.observe_draft([count for count in waited_for if count > 0], draft_s)
-        elif asked and not any(run.token_ids for _, run in asked):
-            if draft_s > self._costs.draft.step_s:
-                self._costs.observe_draft([1], draft_s)
+        elif asked and draft_s > step_s and not any(run.token_ids for _, run in asked):
+            self._costs.observe_draft([1], draft_s)
 
     def close(self, slot: int) -> None:
         """Keep the sequence's rate for the next to start from."""

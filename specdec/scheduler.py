@@ -22,6 +22,7 @@ from specdec.results import Results
 from specdec.rounds import Cohort, Rounds
 
 _PREFILL_TOKENS = 256  # fed between two passes
+_PREFILL_ALONE = 512  # the same of a sequence that is alone
 
 
 @dataclass(slots=True)
@@ -58,7 +59,8 @@ class Scheduler:
                 yield from self._admit(waiting)
                 if not len(self._batch):
                     break
-                self._idle.extend(self._batch.prefill(_PREFILL_TOKENS))
+                most = _PREFILL_ALONE if len(self._batch) == 1 else _PREFILL_TOKENS
+                self._idle.extend(self._batch.prefill(most))
                 yield from self._step()
             if self._flags.is_cancelled:
                 yield from self._cancel(waiting)

@@ -14,7 +14,7 @@ from target.kvcache import KvCache
 from target.memory_needs import MemoryNeeds, check_memory, memory_needs
 from target.operators import Operators
 from target.packing import PackedModel, Progress, WeightMap
-from target.pass_sizes import BLOCK_ROWS, prefill_rows_for
+from target.pass_sizes import BLOCK_ROWS, prefill_passes, prefill_rows_for
 from target.plan import Head, Plan
 from target.sizes import KvFormat, RunSizes, fit_rows
 from target.step import StepBuffer, cut_into_passes
@@ -108,7 +108,9 @@ class VulkanVerifier:
 
     def prefill(self, *segments: Segment) -> None:
         """Feed prompt tokens of one or several slots without choosing, in full passes."""
-        for part in cut_into_passes(segments, self._sizes.prefill_rows):
+        count = sum(len(segment.token_ids) for segment in segments)
+        counts = prefill_passes(count, self._sizes.prefill_rows)
+        for part in cut_into_passes(segments, counts):
             self._feed(part, Head.NONE)
 
     def verify(self, segments: Sequence[Segment]) -> list[tuple[int, ...]]:

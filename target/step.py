@@ -153,10 +153,11 @@ def sampling_row(params: SamplingParams) -> NDArray[np.void]:
     return np.array((floats, params.top_k, (params.seed & _SEED, 0)), SAMPLING_ROW)
 
 
-def cut_into_passes(segments: Iterable[Segment], num_rows: int) -> Iterator[list[Segment]]:
-    """The same tokens in lists of `num_rows` tokens each, the last of what is left."""
+def cut_into_passes(segments: Iterable[Segment], counts: Iterable[int]) -> Iterator[list[Segment]]:
+    """The same tokens in lists of `counts` tokens each, which are as many in all."""
     part: list[Segment] = []
-    room = num_rows
+    rooms = iter(counts)
+    room = next(rooms, 0)
     for segment in segments:
         ids, position = segment.token_ids, segment.position
         while ids:
@@ -164,9 +165,7 @@ def cut_into_passes(segments: Iterable[Segment], num_rows: int) -> Iterator[list
             position, ids, room = position + room, ids[room:], room - len(ids[:room])
             if room == 0:
                 yield part
-                part, room = [], num_rows
-    if part:
-        yield part
+                part, room = [], next(rooms, 0)
 
 
 def _row_groups(segments: Iterable[Segment], group_rows: int) -> Iterator[RowGroup]:

@@ -67,6 +67,12 @@ def test_no_more_than_a_part_of_a_prompt_is_fed_between_two_passes() -> None:
         assert between <= 256
 
 
+def test_a_prompt_that_is_alone_is_fed_in_larger_parts() -> None:
+    verifier = SeededVerifier(context_length=3000)
+    list(engine(None, None, 3, verifier).generate([Prompt(id="long", text="y" * 1200)]))
+    assert [count for kind, count in verifier.calls if kind == "prefill"] == [512, 512, 176]
+
+
 def test_short_prompts_that_join_together_are_fed_together() -> None:
     verifier = SeededVerifier()
     asked = [Prompt(id=str(n), text="x" * (5 + n)) for n in range(8)]

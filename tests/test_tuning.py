@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("target.vulkan", exc_type=Exception)
 
 from target import tuning
-from target.pass_sizes import PREFILL_ROWS, prefill_rows_for
+from target.pass_sizes import PREFILL_ROWS, prefill_passes, prefill_rows_for
 from target.tuning import parse_tuning
 
 FILES = sorted((Path(tuning.__file__).parent / "tunings").glob("*.toml"))
@@ -64,3 +64,24 @@ def test_a_chunk_of_prefill_is_no_larger_than_the_context_needs(
     context_length: int, most: int, rows: int
 ) -> None:
     assert prefill_rows_for(context_length, most) == rows
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "most", "passes"),
+    [
+        (0, 512, []),
+        (48, 48, [48]),
+        (50, 48, [48, 2]),
+        (150, 64, [64, 64, 22]),
+        (33, 512, [33]),
+        (96, 512, [64, 32]),
+        (97, 512, [97]),
+        (257, 512, [256, 1]),
+        (385, 512, [385]),
+        (1200, 512, [512, 512, 128, 48]),
+    ],
+)
+def test_a_prompt_is_fed_in_passes_with_little_padding(
+    num_tokens: int, most: int, passes: list[int]
+) -> None:
+    assert list(prefill_passes(num_tokens, most)) == passes

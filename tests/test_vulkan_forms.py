@@ -100,8 +100,8 @@ def test_a_long_chunk_of_prefill_gives_the_bits_of_short_passes() -> None:
             RandomModel(), SMALL, 8, open_device(), context_length=256, tuning=settings
         )
         verifier.open(0, SamplingParams())
-        verifier.prefill(Segment(0, 0, TOKEN_IDS[:85]))
-        rows.append(verifier.logits([Segment(0, 85, TOKEN_IDS[85:90])]))
+        verifier.prefill(Segment(0, 0, TOKEN_IDS + TOKEN_IDS[:11]))
+        rows.append(verifier.logits([Segment(0, 101, TOKEN_IDS[85:90])]))
         assert verifier.messages == []
         verifier.release()
     np.testing.assert_array_equal(rows[1], rows[0])
