@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _WIDTH, _HEIGHT, _MARGIN = 760, 420, 56
+_NAMES = 160  # width of the lines' names, on the right
+_NAME_HEIGHT = 15
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f")
 _TICKS = 5
 
@@ -25,7 +27,7 @@ def draw(title: str, lines: Sequence[Line]) -> str:
     most = max((y for _, y in points), default=1.0) or 1.0
 
     def place(x: float, y: float) -> str:
-        across = _MARGIN + x / most_steps * (_WIDTH - 2 * _MARGIN)
+        across = _MARGIN + x / most_steps * (_WIDTH - _MARGIN - _NAMES)
         return f"{across:.1f},{_HEIGHT - _MARGIN - y / most * (_HEIGHT - 2 * _MARGIN):.1f}"
 
     parts = [
@@ -40,14 +42,23 @@ def draw(title: str, lines: Sequence[Line]) -> str:
             f'<text x="{across}" y="{_HEIGHT - _MARGIN + 18}" text-anchor="middle">'
             f"{most_steps * tick / _TICKS:.0f}</text>"
             f'<text x="{_MARGIN - 8}" y="{up}" text-anchor="end">{most * tick / _TICKS:.3g}</text>'
-            f'<path d="M{_MARGIN} {up}H{_WIDTH - _MARGIN}" stroke="#ddd"/>'
+            f'<path d="M{_MARGIN} {up}H{_WIDTH - _NAMES}" stroke="#ddd"/>'
         )
-    for index, line in enumerate(lines):
+    last = [line.points[-1] if line.points else (0.0, 0.0) for line in lines]
+    ends = [float(place(*point).split(",")[1]) for point in last]
+    for index, (line, at) in enumerate(zip(lines, _apart(ends), strict=True)):
         colour = _COLOURS[index % len(_COLOURS)]
         path = " ".join(place(x, y) for x, y in line.points)
         parts.append(
             f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
-            f'<text x="{_WIDTH - _MARGIN - 4}" y="{40 + 16 * index}" text-anchor="end" '
-            f'fill="{colour}">{line.name}</text>'
+            f'<text x="{_WIDTH - _NAMES + 6}" y="{at + 4:.1f}" fill="{colour}">{line.name}</text>'
         )
     return "\n".join([*parts, "</svg>", ""])
+
+
+def _apart(heights: Sequence[float]) -> list[float]:
+    """Heights of names beside the ends of their lines, moved down where names would meet."""
+    moved, last = list(heights), 0.0
+    for index in sorted(range(len(heights)), key=lambda i: heights[i]):
+        last = moved[index] = max(heights[index], last + _NAME_HEIGHT)
+    return moved
