@@ -113,6 +113,11 @@ class DraftCosts:
         self.step_s = max((kx - k * fixed_s) / kk, 0.0)
 
     @property
+    def knows_rows(self) -> bool:
+        """Sequences have drafted together; else `row_s` is a guess."""
+        return self._rows is not None
+
+    @property
     def row_s(self) -> float:
         """Seconds of a token drafted beside a longer run."""
         if self._rows is None:
@@ -233,7 +238,7 @@ class Costs:
             "passes": self.passes.to_json(),
             "draft_fixed_s": self.draft.fixed_s,
             "draft_step_s": self.draft.step_s if self.draft.is_known else None,
-            "draft_row_s": self.draft.row_s if self.draft.is_known else None,
+            "draft_row_s": self.draft.row_s if self.draft.knows_rows else None,
             "draft_read_s": self.draft.read_s,
             "other_s": self.other.value,
         }

@@ -238,6 +238,14 @@ def test_costs_come_back_from_the_cache(tmp_path: Path) -> None:
     assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
 
 
+def test_a_guess_about_shared_steps_is_not_kept_as_if_measured() -> None:
+    alone, together = Costs(16), Costs(16)
+    alone.observe_draft([4], 0.008)
+    together.observe_draft([4, 4], 0.012)
+    assert alone.to_json()["draft_row_s"] is None
+    assert together.to_json()["draft_row_s"] is not None
+
+
 def test_what_rests_on_few_samples_is_not_taken_over(tmp_path: Path) -> None:
     before, after = Costs(16), Costs(16)
     feed(before.passes, [1] * 10 + [2] * 10 + [8] * 3)
