@@ -46,6 +46,7 @@ def logits(of: Gemma3, ids: list[int], is_rounded: bool) -> np.ndarray:
     return found
 
 
+@pytest.mark.slow
 def test_the_module_computes_what_the_numpy_model_computes() -> None:
     ids = random.Random(1).choices(range(4, 16384), k=40)
     checkpoint = open_checkpoint(embedded_model_dir("draft"))

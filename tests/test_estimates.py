@@ -40,6 +40,7 @@ def test_the_interval_covers_the_truth_in_93_percent_of_1000_simulations(
     assert covered >= 0.93 * NUM_SIMULATIONS
 
 
+@pytest.mark.slow
 def test_one_prompt_repeated_has_an_interval_for_itself_that_covers() -> None:
     rng = np.random.default_rng(3)
     covered = 0
@@ -50,6 +51,7 @@ def test_one_prompt_repeated_has_an_interval_for_itself_that_covers() -> None:
     assert covered >= 0.93 * NUM_SIMULATIONS
 
 
+@pytest.mark.slow
 def test_removing_outliers_does_not_bias_and_clean_data_lose_next_to_none() -> None:
     rng = np.random.default_rng(5)
     clean = [estimate(measurements(rng, 24, 5, share_hit=0.0), 0) for _ in range(200)]

@@ -118,7 +118,7 @@ def smallest_gap(logits: FloatArray, position: int, params: SamplingParams, toke
 
 
 @pytest.mark.parametrize("step", [0.0, 0.5], ids=["continuous", "many ties"])
-@pytest.mark.parametrize("vocab", [33, 500, 16384])
+@pytest.mark.parametrize("vocab", [33, 500, pytest.param(16384, marks=pytest.mark.slow)])
 def test_the_device_chooses_what_the_host_chooses(device: Device, vocab: int, step: float) -> None:
     """432 rows a case; a choice may differ at a near-tie alone, and at most one in a hundred."""
     rng = np.random.default_rng(vocab)
@@ -196,6 +196,7 @@ def test_draws_follow_the_filtered_softmax(device: Device, params: SamplingParam
     assert float(((counts[law > 0] - expected) ** 2 / expected).sum()) < 45.0
 
 
+@pytest.mark.slow
 def test_a_rows_choice_does_not_depend_on_its_neighbours(device: Device) -> None:
     rng = np.random.default_rng(4)
     logits = rng.standard_normal((16, 2000)).astype(np.float32)

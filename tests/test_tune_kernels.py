@@ -197,6 +197,7 @@ def test_every_free_setting_of_a_product_is_known_to_the_file() -> None:
     assert tuning_for(HOPPER).gemm("o", 16) == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("matrix", ["o", "gate_up", "head"])
 def test_a_product_on_the_device_has_the_same_bits_under_other_settings(matrix: str) -> None:
     checkpoint = open_checkpoint(embedded_model_dir("target"))
